@@ -1,0 +1,89 @@
+"""`events.jsonl`: the append-only truth of a run, written by one process, tailed by many.
+
+Kinds and their bodies:
+
+| kind | body |
+| --- | --- |
+| `started` | `total_steps`, `pictures`, `class_pictures`, `trainable`, `base`, `arch`, `resumed_at` |
+| `phase` | `name`, `text`, and for a countable one `done`, `total` |
+| `step` | `step`, `loss`, `lr`, `grad_norm`, `seconds`, `peak_bytes` (0 where unknown) |
+| `preview` | `step`, `pictures`: `[{prompt, file}]`, files relative to the run folder |
+| `checkpoint` | `step`, `file` |
+| `export` | `step`, `file`; the final one has `final: true` |
+| `note` | `text`: something a user should know |
+| `finished` | `step`, `file`, `contact_sheet`, `seconds` |
+| `stopped` | `step`, `signal`, `checkpoint` |
+| `failed` | `text`: one sentence with cause and fix; `defect`: true when it is our fault |
+
+The last event is the outcome. A dead process without an outcome is "interrupted".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OUTCOMES = frozenset({"finished", "stopped", "failed"})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line: `seq` counts from 0, `at` is Unix time in seconds."""
+
+    seq: int
+    at: float
+    kind: str
+    body: dict[str, Any]
+
+
+class EventLog:
+    """The writing end. Opening an existing file goes on after its last whole line."""
+
+    def __init__(self, path: Path) -> None:
+        events, end = read_events(path)
+        self._next_seq = events[-1].seq + 1 if events else 0
+        if path.exists() and path.stat().st_size > end:
+            os.truncate(path, end)  # a line torn by a kill
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, **body: Any) -> Event:
+        """Append one event and hand it to the operating system at once."""
+        event = Event(self._next_seq, time.time(), kind, body)
+        line = {"seq": event.seq, "at": round(event.at, 3), "kind": kind, "body": body}
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        self._next_seq += 1
+        return event
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events from byte `offset` on, and the offset to go on from.
+
+    A last line without its newline is left for the next call.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    events = [_parse(line) for line in whole.splitlines() if line.strip()]
+    return [e for e in events if e is not None], offset + len(whole)
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        raw = json.loads(line)
+        return Event(int(raw["seq"]), float(raw["at"]), str(raw["kind"]), dict(raw["body"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged by something else; the rest of the file still tells the story

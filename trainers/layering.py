@@ -1,0 +1,164 @@
+"""preset -> file -> overrides, layered and validated once into a `JobSpec`; and back to TOML."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from lora_diffusion import bundled
+from lora_diffusion.errors import InputError, printable
+from trainers.spec import DEFAULT_STEPS, JobSpec
+
+Layer = Mapping[str, Any]
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the project."""
+    return sorted(p.stem for p in bundled.root("presets").glob("*.toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The settings of a bundled preset.
+
+    Raises:
+        InputError: no preset has that name.
+    """
+    names = preset_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise InputError(
+            f"There is no preset '{printable(name)}'.{hint} Presets: {', '.join(names)}."
+        )
+    return read_toml(bundled.root("presets") / f"{name}.toml")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict.
+
+    Raises:
+        InputError: unreadable, not UTF-8, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}). Check the path.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text. Save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not valid TOML ({error}). Mend that line.") from None
+
+
+def build_spec(layers: Iterable[Layer]) -> JobSpec:
+    """Later layers win field by field; a section whose `kind` changes starts afresh.
+
+    Raises:
+        InputError: an unknown name (with a suggestion) or a value out of bounds.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _overlay(merged, layer)
+    merged.setdefault("schedule", {})
+    if isinstance(merged["schedule"], dict) and not merged["schedule"].keys() & {"steps", "epochs"}:
+        merged["schedule"] = {**merged["schedule"], "steps": DEFAULT_STEPS}
+    try:
+        return JobSpec.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(_first_problem(error)) from None
+
+
+def to_toml(spec: JobSpec) -> str:
+    """The whole spec as TOML that `build_spec` reads back to an equal spec."""
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
+def to_argv(spec: JobSpec) -> list[str]:
+    """Command-line options for every setting that differs from its default."""
+    options: list[str] = []
+    default = JobSpec()
+    for section in JobSpec.model_fields:
+        group: BaseModel = getattr(spec, section)
+        for name in type(group).model_fields:
+            value = getattr(group, name)
+            if value == getattr(getattr(default, section), name):
+                continue
+            options += [f"--{section}.{name}", _as_option(value)]
+    return options
+
+
+def _as_option(value: object) -> str:
+    import json
+
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | dict) else str(value)
+
+
+def _overlay(below: Layer, above: Layer) -> dict[str, Any]:
+    result = dict(below)
+    for section, values in above.items():
+        old = result.get(section)
+        if not isinstance(old, Mapping) or not isinstance(values, Mapping):
+            result[section] = values
+        elif "kind" in values and values["kind"] != old.get("kind", values["kind"]):
+            result[section] = dict(values)
+        else:
+            result[section] = {**old, **_length_wins(values, old)}
+    return result
+
+
+def _length_wins(values: Layer, old: Layer) -> dict[str, Any]:
+    """A layer that gives only epochs also clears the steps of the layer below."""
+    if "epochs" in values and "steps" not in values and "steps" in old:
+        return {"steps": None, **values}
+    return dict(values)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        text = f"'{printable(where)}' is not a setting.{_suggestion(first['loc'])}"
+    elif first["type"] == "value_error":
+        text = str(first["ctx"]["error"])
+    else:
+        given = printable(first["input"], 60)
+        text = f"{printable(where)} = {given!r}: {first['msg']}.{_help_of(first['loc'])}"
+    more = len(problems) - 1
+    return text + (f" ({more} more of this kind follow.)" if more else "")
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    sections = {name: field.annotation for name, field in JobSpec.model_fields.items()}
+    every = [
+        f"{section}.{name}"
+        for section, model in sections.items()
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        for name in model.model_fields
+    ]
+    wanted = ".".join(str(p) for p in location)
+    near = difflib.get_close_matches(wanted, every + list(sections), n=1, cutoff=0.5)
+    if not near:
+        leaf = str(location[-1])
+        near = [name for name in every if name.split(".")[1] == leaf][:1]
+    return f" Did you mean '{near[0]}'?" if near else " See --help for all settings."
+
+
+def _help_of(location: tuple[int | str, ...]) -> str:
+    if len(location) < 2:
+        return ""
+    section = JobSpec.model_fields.get(str(location[0]))
+    model = section.annotation if section else None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return ""
+    field = model.model_fields.get(str(location[1]))
+    return f" ({field.description})" if field and field.description else ""

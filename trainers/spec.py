@@ -1,0 +1,268 @@
+"""`JobSpec`: everything a run needs, declared once, for command line, TOML file and form.
+
+No torch here. Each field carries its help (`description`) and bounds; `--help`, the studio's form
+and the error messages are made from them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_RANK = 1024
+_NAME_PATTERN = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]+")
+
+
+class Section(BaseModel):
+    """One frozen group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSpec(Section):
+    """The base model and how it is held in memory."""
+
+    base: str = Field(
+        "bundled:demo_base",
+        description="Base model: a diffusers folder, a .safetensors checkpoint, or a hub id.",
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="Folder with the CLIP tokenizer, for a single-file base with no hub at hand.",
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
+        "auto", description="What the UNet predicts; auto reads it from the base."
+    )
+    clip_skip: int = Field(
+        1, ge=1, le=4, description="Which text-encoder layer is used, counted from the last (1)."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Arithmetic of the frozen base; adapters train in fp32. auto: bf16 on a GPU "
+        "that has it, fp16 on an older one, fp32 on the CPU.",
+    )
+    attention: Literal["sdpa", "xformers"] = Field(
+        "sdpa", description="Attention kernel; xformers needs its extra and a GPU."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, slower."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; unset leaves the choice to torch."
+    )
+
+
+class DataSpec(Section):
+    """The pictures, their captions, and the prior-preservation pictures."""
+
+    folder: str = Field(
+        "bundled:demo_character",
+        description="Folder of pictures; a .txt or .caption beside a picture is its caption.",
+    )
+    trigger: str | None = Field(
+        None,
+        description="The word that calls the subject up. It is put before captions that lack it.",
+    )
+    instance_prompt: str = Field(
+        "a photo of {trigger}",
+        description="Caption of pictures that have no caption file; {trigger} is filled in.",
+    )
+    resolution_px: int = Field(
+        512, ge=32, le=4096, multiple_of=8, description="Side of the square training crop (px)."
+    )
+    caption_dropout: float = Field(
+        0.0, ge=0, le=1, description="Share of steps in which a picture is shown with no caption."
+    )
+    class_prompts: tuple[str, ...] = Field(
+        (),
+        description="Prompts without the trigger; the base draws the class pictures from them.",
+    )
+    class_folder: str | None = Field(
+        None, description="Folder of class pictures; missing ones are drawn into it by the base."
+    )
+    class_pictures: int = Field(
+        0, ge=0, le=10_000, description="Class pictures for prior preservation; 0 trains without."
+    )
+    class_fraction: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Share of each batch that is class pictures (DreamBooth's pairs are 0.5).",
+    )
+
+    @model_validator(mode="after")
+    def _class_needs_prompts(self) -> DataSpec:
+        if self.class_pictures and not (self.class_prompts or self.class_folder):
+            raise ValueError(
+                "data.class_pictures needs data.class_prompts or data.class_folder: say what the "
+                "class pictures show, for example --data.class_prompts '[\"a photo of a dog\"]'"
+            )
+        return self
+
+
+class AdapterSpec(Section):
+    """What is trained: Hu et al., arXiv:2106.09685, h = W0 x + alpha/r B A x."""
+
+    kind: Literal["lora"] = Field("lora", description="Kind of adapter.")
+    targets: str = Field(
+        "attn",
+        description="UNet layers: attn, attn+ff, transformer (plus proj_in/out), all (plus "
+        "convolutions), or comma-separated patterns such as '*.attn2.to_k'.",
+    )
+    text_targets: str = Field(
+        "attn", description="Text-encoder layers: none, attn, attn+ff, or patterns."
+    )
+    rank: int = Field(16, ge=1, le=MAX_RANK, description="How much the adapter can hold.")
+    alpha: float | None = Field(
+        None, gt=0, description="Scale is alpha / rank; unset means alpha = rank."
+    )
+    ranks: dict[str, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field(
+        {}, description='Rank by layer pattern, for example {"*.attn2.*": 32}; last match wins.'
+    )
+    alphas: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Alpha by layer pattern; last match wins."
+    )
+    init: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="How A starts (B starts at zero)."
+    )
+    rank_dropout: float = Field(0.0, ge=0, lt=1, description="Share of ranks dropped at a step.")
+    module_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Chance that a layer's whole update is dropped at a step."
+    )
+    neuron_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the values between A and B dropped at a step."
+    )
+
+
+class ObjectiveSpec(Section):
+    """The loss: Ho et al., arXiv:2006.11239, eq. 14, with DreamBooth's prior term."""
+
+    kind: Literal["mse"] = Field("mse", description="Distance between prediction and target.")
+    prior_weight: float = Field(
+        1.0, ge=0, le=10, description="Weight of class pictures in the loss (DreamBooth's lambda)."
+    )
+    min_snr_gamma: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Min-SNR weighting (arXiv:2303.09556); 5 is usual, unset weighs evenly.",
+    )
+    noise_offset: float = Field(
+        0.0, ge=0, le=1, description="Adds a constant per channel to the noise, for dark and light."
+    )
+
+
+class OptimSpec(Section):
+    """Optimizer and learning rates."""
+
+    kind: Literal["adamw"] = Field("adamw", description="Optimizer.")
+    lr_unet: float = Field(1e-4, ge=0, le=1, description="Learning rate of the UNet adapter.")
+    lr_text: float = Field(
+        5e-5, ge=0, le=1, description="Learning rate of the text-encoder adapter; 0 trains none."
+    )
+    lr_schedule: Literal["constant", "cosine", "linear"] = Field(
+        "cosine", description="How the learning rate falls after warm-up."
+    )
+    lr_warmup_ratio: float = Field(
+        0.05, ge=0, le=1, description="Share of all steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second-moment decay.")
+    epsilon: float = Field(1e-8, gt=0, le=1e-2, description="AdamW's epsilon.")
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="Gradient norm is clipped to this; null leaves it alone."
+    )
+
+
+class ScheduleSpec(Section):
+    """How long a run is, and its batches."""
+
+    steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="Training steps; wins over epochs."
+    )
+    epochs: int | None = Field(
+        None, ge=1, le=1_000_000, description="Length in passes over the pictures."
+    )
+    batch_size: int = Field(1, ge=1, le=1024, description="Pictures per step and device.")
+    accumulate: int = Field(
+        1, ge=1, le=1024, description="Batches whose gradients are averaged into one step."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Everything random follows from it.")
+
+    @model_validator(mode="after")
+    def _some_length(self) -> ScheduleSpec:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("schedule needs a length: set schedule.steps or schedule.epochs")
+        return self
+
+
+class PreviewSpec(Section):
+    """Pictures drawn while training, always from the same noise."""
+
+    prompts: tuple[str, ...] = Field(
+        (), description="Prompts to draw; unset takes two captions and one without the trigger."
+    )
+    negative: str = Field("", description="Negative prompt of all previews.")
+    every_steps: int = Field(
+        0, ge=0, description="Draw every N steps; 0 draws only before and after."
+    )
+    enabled: bool = Field(True, description="Draw previews and the contact sheet at all.")
+    seed: int = Field(42, ge=0, lt=2**63, description="Seed of the first prompt's noise.")
+    sampler: Literal["ddim", "euler", "euler_a", "dpm++"] = Field("ddim", description="Sampler.")
+    sampling_steps: int = Field(25, ge=1, le=1000, description="Denoising steps a picture.")
+    cfg: float = Field(7.0, ge=0, le=50, description="Classifier-free guidance scale.")
+    size_px: int | None = Field(
+        None, ge=32, le=4096, multiple_of=8, description="Side (px); unset is data.resolution_px."
+    )
+
+
+class SaveSpec(Section):
+    """What is written, and when."""
+
+    name: str | None = Field(
+        None, description="File name of the adapter without ending; unset takes the run folder's."
+    )
+    every_steps: int | None = Field(
+        None, ge=1, description="Also export a loadable adapter every N steps."
+    )
+    every_epochs: int | None = Field(
+        None, ge=1, description="Also export a loadable adapter every N epochs."
+    )
+    checkpoint_every_steps: int = Field(
+        250, ge=0, description="Checkpoint for --resume every N steps; 0 only when stopped."
+    )
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="How many checkpoints are kept.")
+    dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="Stored number format.")
+    title: str | None = Field(None, description="Title in the metadata; unset takes the name.")
+    author: str | None = Field(None, description="Author in the metadata.")
+    description: str | None = Field(None, description="Description in the metadata.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, name: str | None) -> str | None:
+        if name is not None and (not _NAME_PATTERN.fullmatch(name) or name.startswith(".")):
+            raise ValueError("save.name must be a plain file name, without folders or ending")
+        return name
+
+
+class JobSpec(Section):
+    """One run. `spec.toml` in the run folder is this, and can be fed back in."""
+
+    model: ModelSpec = Field(default_factory=ModelSpec, description="Base model")
+    data: DataSpec = Field(default_factory=DataSpec, description="Pictures")
+    adapter: AdapterSpec = Field(default_factory=AdapterSpec, description="Adapter")
+    objective: ObjectiveSpec = Field(default_factory=ObjectiveSpec, description="Loss")
+    optim: OptimSpec = Field(default_factory=OptimSpec, description="Optimizer")
+    schedule: ScheduleSpec = Field(
+        default_factory=lambda: ScheduleSpec(steps=1500), description="Length and batches"
+    )
+    preview: PreviewSpec = Field(default_factory=PreviewSpec, description="Previews")
+    save: SaveSpec = Field(default_factory=SaveSpec, description="Saving")
+
+
+DEFAULT_STEPS = 1500
+SECTION_NAMES = tuple(JobSpec.model_fields)
