@@ -16,8 +16,8 @@ from typing import Any, Literal
 import psutil
 
 from lora_diffusion.errors import InputError
+from lora_diffusion.files import write_text
 from trainers.events import OUTCOMES, Event, read_events
-from trainers.files import write_text
 from trainers.layering import build_spec, read_toml, to_toml
 from trainers.spec import JobSpec
 
