@@ -1,0 +1,44 @@
+"""LoRA adapters for Stable Diffusion: inject, train, weigh, merge, save, load.
+
+The few public names; each is imported on first use (PEP 562), so that torch-free modules of
+this package (`formats.header`, `formats.metadata`, …) can be used without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdapterConfig": "lora_diffusion.inject",
+    "AdapterFile": "lora_diffusion.adapter",
+    "AdapterHandle": "lora_diffusion.inject",
+    "Factors": "lora_diffusion.adapter",
+    "InputError": "lora_diffusion.errors",
+    "LayerKey": "lora_diffusion.keys",
+    "attach": "lora_diffusion.inject",
+    "inject": "lora_diffusion.inject",
+    "load": "lora_diffusion.formats",
+    "load_base": "lora_diffusion.families",
+}
+__all__ = [*sorted(_HOMES), "__version__"]
+
+if TYPE_CHECKING:
+    from lora_diffusion.adapter import AdapterFile, Factors
+    from lora_diffusion.errors import InputError
+    from lora_diffusion.families import load_base
+    from lora_diffusion.formats import load
+    from lora_diffusion.inject import AdapterConfig, AdapterHandle, attach, inject
+    from lora_diffusion.keys import LayerKey
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lora_diffusion' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

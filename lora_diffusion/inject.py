@@ -1,0 +1,292 @@
+"""Put adapters on a model and take them off; base weights are never touched.
+
+    handle = inject({"unet": unet}, AdapterConfig(rank=8))
+    …train handle.parameters()…
+    handle.save("mine.safetensors")
+    handle.remove()          # the model is what it was, byte for byte
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lora_diffusion import merge, targets
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.errors import InputError, printable
+from lora_diffusion.keys import PARTS, UNET, LayerKey, live_modules, live_path
+from lora_diffusion.layers import AdaptedLayer, Clock, Dropout, Init, LoRA, is_adaptable, weight_of
+
+if TYPE_CHECKING:
+    from lora_diffusion.formats.metadata import TrainingFacts
+
+Parts = Mapping[str, nn.Module]
+_FROZEN_HERE = "_lora_diffusion_frozen"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What to inject.
+
+    Attributes:
+        targets: UNet layers, as `targets.select` takes them.
+        text_targets: text-encoder layers, likewise.
+        rank: r.
+        alpha: the scale is alpha / r; None means alpha = r, whatever r a pattern gives.
+        ranks: rank by layer pattern; the last match wins.
+        alphas: alpha by layer pattern; the last match wins.
+        init: how A starts.
+        dropout: shares dropped while training.
+        seed: A is a function of (seed, layer).
+    """
+
+    targets: str = "attn"
+    text_targets: str = "attn"
+    rank: int = 16
+    alpha: float | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    init: Init = "kaiming"
+    dropout: Dropout = field(default_factory=Dropout)
+    seed: int = 0
+
+
+class AdapterHandle:
+    """One named adapter on one base: its layers, strength, and the way back."""
+
+    def __init__(
+        self, parts: Parts, name: str, layers: Mapping[LayerKey, AdaptedLayer], clock: Clock
+    ) -> None:
+        self.parts = dict(parts)
+        self.name = name
+        self.layers = dict(layers)
+        self.clock = clock
+
+    def parameters(self, part: str | None = None) -> list[nn.Parameter]:
+        """A and B of every layer (of one part), in model order."""
+        return [p for _, adapter in self.adapters(part) for p in adapter.parameters()]
+
+    def adapters(self, part: str | None = None) -> Iterator[tuple[LayerKey, LoRA]]:
+        """Each layer's key and LoRA module (of one part), in model order."""
+        for key, layer in self.layers.items():
+            if part is None or key.part == part:
+                yield key, layer.adapter(self.name)
+
+    @property
+    def trainable(self) -> int:
+        """How many numbers the adapter has."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def scale(self) -> float:
+        """Strength at run time, on top of alpha / r; 1 at first. Settable."""
+        return next(iter(self.layers.values())).strengths[self.name]
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        for layer in self.layers.values():
+            layer.strengths[self.name] = float(value)
+        if self.merged:
+            self.merge()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adapter acts. Settable; off costs nothing."""
+        return self.name not in next(iter(self.layers.values())).disabled
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        if not on and self.merged:
+            self.unmerge()
+        for layer in self.layers.values():
+            if on:
+                layer.disabled.discard(self.name)
+            else:
+                layer.disabled.add(self.name)
+
+    @property
+    def merged(self) -> bool:
+        return any(self.name in layer.merged for layer in self.layers.values())
+
+    def merge(self) -> None:
+        """Bake into the base's weights at the present scale: inference at the base's speed."""
+        merge.merge(self.layers.values(), self.name)
+
+    def unmerge(self) -> None:
+        """Put the base's exact bits back; the adapter acts as before the merge."""
+        merge.unmerge(self.layers.values(), self.name)
+
+    def remove(self) -> None:
+        """Take the adapter off. Layers without any adapter left are the base's own again."""
+        self.unmerge()
+        for key, layer in self.layers.items():
+            layer.discard(self.name)
+            if not layer.adapters:
+                _set_module(self.parts[key.part], live_path(key, self.parts[key.part]), layer.base)
+        for part in {key.part for key in self.layers}:
+            _thaw(self.parts[part])
+        self.layers = {}
+
+    def to_file(self, arch: str, metadata: Mapping[str, str] | None = None) -> AdapterFile:
+        """A copy of the factors, fp32 on the CPU."""
+        layers = {key: adapter.factors() for key, adapter in self.adapters()}
+        return AdapterFile(arch=arch, layers=layers, metadata=dict(metadata or {}))
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        format: str = "kohya",
+        dtype: str = "fp16",
+        arch: str = "sd15",
+        facts: TrainingFacts | None = None,
+    ) -> None:
+        """Write a safetensors file that other tools load."""
+        from lora_diffusion.formats import save_adapter
+
+        save_adapter(self.to_file(arch), Path(path), format=format, dtype=dtype, facts=facts)
+
+
+def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> AdapterHandle:
+    """Freeze the models in `parts` and put a new adapter on the layers that `config` names.
+
+    B = 0, so outputs equal the base's bit for bit until B is trained.
+
+    Args:
+        parts: part name (`unet`, `text_encoder`, …) -> model.
+        name: under which it stands beside other adapters on the same base.
+
+    Raises:
+        InputError: unknown part, a target that matches nothing, or a name already in use.
+    """
+    candidates = _candidates(parts)
+    chosen = [
+        key
+        for part in parts
+        for key in targets.select(
+            config.targets if part == UNET else config.text_targets, part, candidates
+        )
+    ]
+    if not chosen:
+        raise InputError("No layer is adapted: targets and text targets are both 'none'.")
+    clock = Clock()
+    made: dict[LayerKey, LoRA] = {}
+    for key in chosen:
+        rank = targets.by_pattern(config.ranks, key, config.rank)
+        alpha = targets.by_pattern(config.alphas, key, config.alpha)
+        adapter = LoRA(candidates[key], key, rank, float(rank if alpha is None else alpha))
+        adapter.reset(config.init, config.seed)
+        adapter.dropout, adapter.clock = config.dropout, clock
+        made[key] = adapter
+    return _install(parts, name, made, clock)
+
+
+def attach(parts: Parts, file: AdapterFile, name: str = "default") -> AdapterHandle:
+    """Put a loaded adapter on a base. Parts that the file speaks of must be in `parts`.
+
+    Raises:
+        InputError: the file has layers that this base lacks, or of another shape; nothing is
+            changed then.
+    """
+    candidates = _candidates(parts)
+    check_fits(file, {key: tuple(weight_of(m).shape) for key, m in candidates.items()})
+    made: dict[LayerKey, LoRA] = {}
+    for key, factors in file.layers.items():
+        adapter = LoRA(candidates[key], key, factors.rank, factors.alpha)
+        with torch.no_grad():
+            adapter.down.copy_(factors.down)
+            adapter.up.copy_(factors.up)
+        made[key] = adapter
+    return _install(parts, name, made, Clock())
+
+
+def check_fits(file: AdapterFile, shapes: Mapping[LayerKey, tuple[int, ...]]) -> None:
+    """Raise `InputError` unless every layer of `file` is in `shapes` with its weight's shape."""
+    for key, factors in file.layers.items():
+        if key not in shapes:
+            raise InputError(
+                f"The adapter has the layer {printable(key)}, which this base model lacks. It was "
+                "made for another architecture; load it on the base it was trained for."
+            )
+        if shapes[key] != factors.weight_shape:
+            raise InputError(
+                f"The adapter's layer {printable(key)} fits a weight of shape "
+                f"{list(factors.weight_shape)}, but this base has {list(shapes[key])}. Load it on "
+                "the base it was trained for."
+            )
+
+
+def adaptable_shapes(parts: Parts) -> dict[LayerKey, tuple[int, ...]]:
+    """Weight shape of every layer that an adapter fits."""
+    return {key: tuple(weight_of(m).shape) for key, m in _candidates(parts).items()}
+
+
+def _candidates(parts: Parts) -> dict[LayerKey, nn.Module]:
+    """Every adaptable base layer under its key, whether it is wrapped already or not."""
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise InputError(f"Unknown model part '{printable(min(unknown))}'. Known: {PARTS}.")
+    modules = live_modules(parts)
+    wrapped = {
+        LayerKey(key.part, f"{key.path}.base")
+        for key, module in modules.items()
+        if isinstance(module, AdaptedLayer)
+    }
+    found: dict[LayerKey, nn.Module] = {}
+    for key, module in modules.items():
+        if isinstance(module, AdaptedLayer):
+            found[key] = module.base
+        elif key not in wrapped and is_adaptable(module):
+            found[key] = module
+    return found
+
+
+def _install(
+    parts: Parts, name: str, made: Mapping[LayerKey, LoRA], clock: Clock
+) -> AdapterHandle:
+    modules = live_modules(parts)
+    if not name or "." in name:
+        raise InputError(f"'{printable(name)}' can't name an adapter: it is empty or has a dot.")
+    if any(isinstance(m, AdaptedLayer) and name in m.adapters for m in modules.values()):
+        raise InputError(f"An adapter called '{printable(name)}' is on this base. Remove it first.")
+    layers: dict[LayerKey, AdaptedLayer] = {}
+    for part in {key.part for key in made}:
+        _freeze(parts[part])
+    for key, adapter in made.items():
+        layer = modules[key]
+        if not isinstance(layer, AdaptedLayer):
+            layer = AdaptedLayer(layer)
+            layer.train(layer.base.training)
+            _set_module(parts[key.part], live_path(key, parts[key.part]), layer)
+        adapter.train(layer.training)
+        layer.add(name, adapter)
+        layers[key] = layer
+    return AdapterHandle(parts, name, layers, clock)
+
+
+def _set_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def _freeze(model: nn.Module) -> None:
+    """Stop gradients to the base, and remember which parameters had them."""
+    if hasattr(model, _FROZEN_HERE):
+        return
+    own = [p for p in model.parameters() if p.requires_grad]
+    for parameter in own:
+        parameter.requires_grad_(False)
+    setattr(model, _FROZEN_HERE, own)
+
+
+def _thaw(model: nn.Module) -> None:
+    """Undo `_freeze` once no adapter is left on the model."""
+    if any(isinstance(m, AdaptedLayer) for m in model.modules()):
+        return
+    for parameter in model.__dict__.pop(_FROZEN_HERE, []):
+        parameter.requires_grad_(True)

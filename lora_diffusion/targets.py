@@ -1,0 +1,86 @@
+"""Which layers get an adapter: names for the usual sets, and patterns. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from lora_diffusion.errors import InputError, printable
+from lora_diffusion.keys import UNET, LayerKey
+
+NONE = "none"
+
+_UNET_ATTN = r".*\.attn[12]\.to_(q|k|v|out\.0)"
+_UNET_FF = r".*\.ff\.net\.(0\.proj|2)"
+_UNET_PROJ = r".*\.attentions\.\d+\.proj_(in|out)"
+_UNET_CONV = (
+    r".*\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*\.(down|up)samplers\.0\.conv"
+)
+_TEXT_ATTN = r".*\.self_attn\.(q|k|v|out)_proj"
+_TEXT_FF = r".*\.mlp\.fc[12]"
+
+# Each name includes the ones before it. `transformer` is kohya's own default set; `all` adds the
+# 86 layers that kohya calls conv_dim on SD1.5.
+_UNET_SETS = {
+    "attn": (_UNET_ATTN,),
+    "attn+ff": (_UNET_ATTN, _UNET_FF),
+    "transformer": (_UNET_ATTN, _UNET_FF, _UNET_PROJ),
+    "all": (_UNET_ATTN, _UNET_FF, _UNET_PROJ, _UNET_CONV),
+}
+_TEXT_SETS = {
+    "attn": (_TEXT_ATTN,),
+    "attn+ff": (_TEXT_ATTN, _TEXT_FF),
+    "transformer": (_TEXT_ATTN, _TEXT_FF),
+    "all": (_TEXT_ATTN, _TEXT_FF),
+}
+
+T = TypeVar("T")
+
+
+def select(targets: str, part: str, candidates: Iterable[LayerKey]) -> list[LayerKey]:
+    """The keys of `part` that `targets` names.
+
+    Args:
+        targets: `none`, one of the sets `attn`, `attn+ff`, `transformer`, `all`, or patterns
+            separated by commas (`*.attn2.to_k, *.ff.*`), matched against `part.path` and `path`.
+        candidates: keys of the layers that can be adapted (linear and 2-D convolution).
+
+    Raises:
+        InputError: a pattern that matches nothing, or no target at all.
+    """
+    if targets == NONE:
+        return []
+    keys = [key for key in candidates if key.part == part]
+    named = (_UNET_SETS if part == UNET else _TEXT_SETS).get(targets)
+    if named:
+        whole = re.compile("|".join(named))
+        return [key for key in keys if whole.fullmatch(key.path)]
+    patterns = [p.strip() for p in targets.split(",") if p.strip()]
+    chosen: set[LayerKey] = set()
+    for pattern in patterns:
+        hits = [key for key in keys if matches(pattern, key)]
+        if not hits:
+            raise InputError(
+                f"The target '{printable(pattern)}' matches no layer of the {part}. Use one of "
+                f"{', '.join(_UNET_SETS)}, or a pattern such as '*.attn2.to_k'."
+            )
+        chosen.update(hits)
+    if not chosen:
+        raise InputError(f"adapter targets of the {part} are empty. Use 'none' to leave it out.")
+    return [key for key in keys if key in chosen]
+
+
+def matches(pattern: str, key: LayerKey) -> bool:
+    """Whether a shell-style pattern fits `path` or `part.path`."""
+    return fnmatchcase(key.path, pattern) or fnmatchcase(str(key), pattern)
+
+
+def by_pattern(table: Mapping[str, T], key: LayerKey, default: T) -> T:
+    """The value of the last pattern in `table` that fits `key`, else `default`."""
+    value = default
+    for pattern, candidate in table.items():
+        if matches(pattern, key):
+            value = candidate
+    return value
