@@ -19,7 +19,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(beside)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -28,7 +28,11 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """`text` as UTF-8 with plain newlines, atomically."""
-    replace_atomically(path, lambda p: p.write_bytes(text.encode()) and None)
+
+    def write(target: Path) -> None:
+        target.write_bytes(text.encode())
+
+    replace_atomically(path, write)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,132 @@
+"""What kind of file a list of tensor names belongs to. No torch, no tensor read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["kohya", "diffusers", "peft", "lycoris", "checkpoint", "embedding", "unknown"]
+
+# First match wins. Each pattern is searched in every name.
+_FORMATS: tuple[tuple[Format, re.Pattern[str]], ...] = (
+    ("kohya", re.compile(r"lora_(unet|te|te1|te2|te3)_[^.]*\..+")),
+    ("lycoris", re.compile(r"lycoris_[^.]*\..+")),
+    ("peft", re.compile(r"base_model\.model\..*lora_.*")),
+    (
+        "diffusers",
+        re.compile(r".+(\.lora_[AB]\.|\.lora\.(up|down)\.|_lora\.(up|down)\.|lora_linear_layer).*"),
+    ),
+    ("checkpoint", re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model)\..+")),
+    ("checkpoint", re.compile(r"conditioner\.embedders\..+|model_ema\..+")),
+    ("checkpoint", re.compile(r"(down_blocks|up_blocks|mid_block|encoder|decoder)\..+\.weight")),
+    ("checkpoint", re.compile(r"(text_model\.)?encoder\.layers\..+\.weight")),
+    ("embedding", re.compile(r"emb_params|string_to_param.*|clip_[lg]|<.*>")),
+)
+
+# By leaf, most telling first.
+_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("loha", re.compile(r"\.hada_[wt]\d")),
+    ("lokr", re.compile(r"\.lokr_[wt]\d")),
+    ("oft", re.compile(r"\.(oft_|boft_|oft_blocks)")),
+    ("glora", re.compile(r"\.[ab][12]\.weight$")),
+    ("ia3", re.compile(r"\.on_input$")),
+    ("dora", re.compile(r"\.(dora_scale|lora_magnitude_vector)")),
+    ("lora", re.compile(r"lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up|lora_linear")),
+    ("full", re.compile(r"\.(diff|diff_b)$")),
+)
+
+KIND_NAMES = {
+    "loha": "LoHa (LyCORIS, Hadamard product)",
+    "lokr": "LoKr (LyCORIS, Kronecker product)",
+    "oft": "OFT (orthogonal fine-tuning)",
+    "glora": "GLoRA (LyCORIS)",
+    "ia3": "IA3 (LyCORIS)",
+    "dora": "DoRA (weight-decomposed LoRA)",
+    "full": "full difference weights (LyCORIS)",
+    "lora": "LoRA",
+    "unknown": "unknown kind",
+}
+
+_FORMAT_NAMES: dict[Format, str] = {
+    "diffusers": "a diffusers LoRA",
+    "peft": "a PEFT adapter",
+    "lycoris": "an adapter with SimpleTuner's 'lycoris_' names",
+}
+
+_SDXL_HINT = re.compile(r"lora_te[12]_|lora_unet_(input|middle|output)_blocks?_|add_embedding")
+_OTHER_HINT = re.compile(r"lora_te3_|lora_unet_(double|single|joint)_|lora_transformer_")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What the names say.
+
+    Attributes:
+        format: whose spelling it is.
+        kind: `lora`, `dora`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `full` or `unknown`.
+        family: `sd` (1.x and 2.x share names), `sdxl`, or `other`.
+    """
+
+    format: Format
+    kind: str
+    family: Literal["sd", "sdxl", "other"]
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.format not in ("checkpoint", "embedding", "unknown")
+
+    def not_read_because(self) -> tuple[str, str] | None:
+        """Why this library does not read such a file, and what to do; None if it does."""
+        if self.format == "checkpoint":
+            return (
+                "it is a full checkpoint (or a part of one), not an adapter",
+                "Give it as the base model, and a LoRA file here.",
+            )
+        if self.format == "embedding":
+            return "it is a textual-inversion embedding, not a LoRA", "Give a LoRA file."
+        if self.format == "unknown":
+            return "none of its tensors belongs to a known kind of adapter", "Give a LoRA file."
+        if self.format != "kohya":
+            return (
+                f"it is {_FORMAT_NAMES[self.format]}, and only kohya-style LoRA is read so far",
+                "Convert it to kohya's format first.",
+            )
+        if self.kind != "lora":
+            return (
+                f"it is {KIND_NAMES[self.kind]}, and only LoRA and LoCon are read so far",
+                "Extract a LoRA from it with the tool that made it.",
+            )
+        if self.family != "sd":
+            made_for = "SDXL" if self.family == "sdxl" else "a model other than Stable Diffusion"
+            return (
+                f"it is made for {made_for}, and only adapters for SD 1.x and 2.x are read so far",
+                "Use a LoRA made for your base.",
+            )
+        return None
+
+
+def identify(names: Collection[str]) -> Dialect:
+    """The dialect of a file with these tensor names."""
+    return Dialect(_format(names), _kind(names), _family(names))
+
+
+def _format(names: Collection[str]) -> Format:
+    for known, pattern in _FORMATS:
+        if any(pattern.fullmatch(name) for name in names):
+            return known
+    return "unknown"
+
+
+def _kind(names: Collection[str]) -> str:
+    for kind, pattern in _KINDS:
+        if any(pattern.search(name) for name in names):
+            return kind
+    return "unknown"
+
+
+def _family(names: Collection[str]) -> Literal["sd", "sdxl", "other"]:
+    if any(_OTHER_HINT.match(name) for name in names):
+        return "other"
+    return "sdxl" if any(_SDXL_HINT.search(name) for name in names) else "sd"
