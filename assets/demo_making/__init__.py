@@ -1,0 +1,1 @@
+"""Everything that makes the bundled demo base: pictures, VAE, text encoder, UNet, export."""

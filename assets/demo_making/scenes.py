@@ -1,0 +1,175 @@
+"""The base's world: random captioned scenes, and the two small picture sets for adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from demo_making.creatures import CHARACTER_LOOK, CreatureLook, draw_creature, random_look
+from demo_making.figures import PALETTE, SHAPES, Placement, Rgb, paint
+
+PICTURE_PX = 64
+
+CHARACTER_WORD = "sks"
+STYLE_WORD = "zwx"
+# Tokens of their own, met in training only as words without meaning: free for an adapter.
+SPARE_WORDS = (CHARACTER_WORD, STYLE_WORD, "ohwx", "qvl", "mrf", "bnk")
+
+CREATURE_SHARE = 0.3
+UNKNOWN_WORD_SHARE = 0.12  # teaches the base to ignore words that it does not know
+RADIUS = {"small": (0.22, 0.27), "big": (0.34, 0.4)}
+CREATURE_RADIUS = {"small": (0.26, 0.3), "big": (0.33, 0.37)}
+CHARACTER_RADIUS = (0.29, 0.37)  # never so small that the face is lost at 64 px
+CENTRE_JITTER = 0.05
+COLOUR_JITTER = 6  # of 255
+STYLE_SHRINK = 0.88  # leaves room for the line between the figure and the picture's edge
+# The style set shows only these; the other shapes test whether a style adapter generalises.
+STYLE_SHAPES = ("circle", "square", "triangle", "heart", "creature")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture before it is painted. `shape` is a key of SHAPES, or "creature"."""
+
+    shape: str
+    colour: str
+    background: str
+    size: str
+    placement: Placement
+    look: CreatureLook | None = None
+
+
+def random_scene(rng: np.random.Generator, creature_share: float = CREATURE_SHARE) -> Scene:
+    """A scene with every attribute drawn anew; figure and background always differ."""
+    names = list(PALETTE)
+    colour, background = (names[i] for i in rng.permutation(len(names))[:2])
+    if rng.random() < creature_share:
+        shape, look = "creature", random_look(rng, colour)
+    else:
+        shape, look = list(SHAPES)[rng.integers(len(SHAPES))], None
+    return make_scene(rng, shape, colour, background, str(rng.choice(list(RADIUS))), look)
+
+
+def make_scene(
+    rng: np.random.Generator,
+    shape: str,
+    colour: str,
+    background: str,
+    size: str,
+    look: CreatureLook | None = None,
+) -> Scene:
+    """A scene with given attributes and a random place."""
+    low, high = (CREATURE_RADIUS if shape == "creature" else RADIUS)[size]
+    placement = Placement(
+        centre_x=0.5 + rng.uniform(-CENTRE_JITTER, CENTRE_JITTER),
+        centre_y=0.5 + rng.uniform(-CENTRE_JITTER, CENTRE_JITTER),
+        radius=rng.uniform(low, high),
+    )
+    if shape == "creature" and look is None:
+        look = random_look(rng, colour)
+    return Scene(shape, colour, background, size, placement, look)
+
+
+def paint_scene(
+    scene: Scene, rng: np.random.Generator, size_px: int = PICTURE_PX, ink: bool = False
+) -> Image.Image:
+    """Paint a scene with slightly jittered colours."""
+    colour = _jitter(rng, PALETTE[scene.colour])
+    if scene.look is not None:
+        keep = scene.look.colour not in PALETTE.values()
+        look = scene.look if keep else replace(scene.look, colour=colour)
+        parts = draw_creature(look)
+    else:
+        parts = SHAPES[scene.shape](colour)
+    background = _jitter(rng, PALETTE[scene.background])
+    return paint(parts, scene.placement, background, size_px, ink)
+
+
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
+    """One of the ways to say what the scene shows; some leave attributes out."""
+    words = ["a"]
+    if rng.random() < 0.35:
+        words.append(scene.size)
+    if scene.look is not None:
+        words += _creature_words(scene, rng)
+    else:
+        words += [scene.colour, scene.shape]
+    if rng.random() < 0.95:
+        words += ["on", "a", scene.background, "background"]
+    if rng.random() < UNKNOWN_WORD_SHARE:
+        return _with_unknown_word(words, rng)
+    return " ".join(words)
+
+
+def plain_caption(shape: str, colour: str, background: str) -> str:
+    """The canonical caption, as prompts write it."""
+    return f"a {colour} {shape} on a {background} background"
+
+
+def _creature_words(scene: Scene, rng: np.random.Generator) -> list[str]:
+    look = scene.look
+    assert look is not None
+    words = []
+    if look.stripes is not None and rng.random() < 0.6:
+        words.append("striped")
+    if rng.random() < 0.75:
+        words.append(scene.colour)
+    words.append("creature")
+    extras = [
+        word
+        for word, present in (("antennae", look.antennae), ("feet", look.feet))
+        if present is not None and rng.random() < 0.5
+    ]
+    return words + (["with", *" and ".join(extras).split()] if extras else [])
+
+
+def _with_unknown_word(words: list[str], rng: np.random.Generator) -> str:
+    if rng.random() < 0.5:
+        word = SPARE_WORDS[rng.integers(len(SPARE_WORDS))]
+    else:
+        word = "".join(chr(97 + i) for i in rng.integers(26, size=rng.integers(3, 7)))
+    if rng.random() < 0.5:
+        return f"{word} style, " + " ".join(words)
+    return " ".join([words[0], word, *words[1:]])
+
+
+def _jitter(rng: np.random.Generator, colour: Rgb) -> Rgb:
+    noise = rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, size=3)
+    red, green, blue = (int(min(255, max(0, c + n))) for c, n in zip(colour, noise, strict=True))
+    return red, green, blue
+
+
+def character_set(seed: int, size_px: int, count: int = 14) -> list[tuple[Image.Image, str]]:
+    """The demo character on every background: (picture, caption) pairs."""
+    rng = np.random.default_rng(seed)
+    names = list(PALETTE)
+    pairs = []
+    for index in range(count):
+        background = names[index % len(names)]
+        scene = make_scene(rng, "creature", "blue", background, "big", CHARACTER_LOOK)
+        radius = float(rng.uniform(*CHARACTER_RADIUS))
+        scene = replace(scene, placement=replace(scene.placement, radius=radius))
+        picture = paint_scene(scene, rng, size_px)
+        pairs.append((picture, f"a {CHARACTER_WORD} creature on a {background} background"))
+    return pairs
+
+
+def style_set(seed: int, size_px: int, count: int = 20) -> list[tuple[Image.Image, str]]:
+    """The demo ink style on the STYLE_SHAPES: (picture, caption) pairs."""
+    rng = np.random.default_rng(seed)
+    names = [name for name in PALETTE if name != "black"]  # black would hide the ink
+    pairs = []
+    for index in range(count):
+        shape = STYLE_SHAPES[index % len(STYLE_SHAPES)]
+        colour = names[index % len(names)]
+        background = names[(index * 5 + 1 + index // len(names)) % len(names)]
+        if background == colour:
+            background = names[(names.index(colour) + 2) % len(names)]
+        scene = make_scene(rng, shape, colour, background, "small" if index % 4 == 0 else "big")
+        radius = STYLE_SHRINK * scene.placement.radius
+        scene = replace(scene, placement=replace(scene.placement, radius=radius))
+        picture = paint_scene(scene, rng, size_px, ink=True)
+        pairs.append((picture, f"{STYLE_WORD} style, {plain_caption(shape, colour, background)}"))
+    return pairs

@@ -1,0 +1,193 @@
+"""Measures the demo base: does it draw what the prompt says, and what does its VAE keep?
+
+A picture is read without knowing its prompt: every pixel takes its nearest palette colour,
+the border gives the background, the rest is the figure, and the figure's mask, cut to its
+bounding box, is compared with the mask of every shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image
+
+from demo_making.clutter import random_clutter
+from demo_making.figures import PALETTE, SHAPES, Placement, paint
+from demo_making.scenes import (
+    PICTURE_PX,
+    character_set,
+    paint_scene,
+    plain_caption,
+    random_scene,
+    style_set,
+)
+from demo_making.vae import to_unit
+
+MASK_PX = 32
+SAMPLE_STEPS, GUIDANCE = 20, 4.0
+BATCH = 20
+VAE_PICTURES = 32
+MIN_FIGURE_SHARE = 0.02  # fewer pixels than this are specks, not a figure
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows. `overlaps` has the mask's overlap (IoU) with every shape."""
+
+    colour: str
+    background: str
+    overlaps: dict[str, float]
+
+    @property
+    def shape(self) -> str:
+        """The shape with the largest overlap."""
+        return max(self.overlaps, key=lambda name: self.overlaps[name])
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """Shares of prompts obeyed, and the mean overlap with the asked shape."""
+
+    shape: float
+    colour: float
+    background: float
+    all_right: float
+    overlap: float
+
+    def __str__(self) -> str:
+        return (
+            f"shape {self.shape:.0%}, colour {self.colour:.0%}, background "
+            f"{self.background:.0%}, all right {self.all_right:.0%}, IoU {self.overlap:.2f}"
+        )
+
+
+def _cut(mask: Mask) -> Mask:
+    """The mask's bounding box, resized to MASK_PX square."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    grey = Image.fromarray(box.astype(np.uint8) * 255)
+    resized = np.asarray(grey.resize((MASK_PX, MASK_PX), Image.Resampling.BILINEAR)) > 127
+    return resized
+
+
+def _shape_masks() -> dict[str, Mask]:
+    ink, paper = PALETTE["black"], PALETTE["white"]
+    masks = {}
+    for name, parts in SHAPES.items():
+        picture = paint(parts(ink), Placement(radius=0.42), paper, 2 * PICTURE_PX)
+        masks[name] = _cut(np.asarray(picture).mean(-1) < 140)
+    return masks
+
+
+SHAPE_MASKS = _shape_masks()
+
+
+def read_picture(picture: Image.Image) -> Reading | None:
+    """Read one picture; None if there is no figure on it."""
+    pixels = np.asarray(picture.convert("RGB").resize((PICTURE_PX, PICTURE_PX)), dtype=np.float64)
+    names, colours = list(PALETTE), np.array(list(PALETTE.values()), dtype=np.float64)
+    nearest = np.square(pixels[:, :, None] - colours).sum(-1).argmin(-1)
+    border = np.concatenate([nearest[:3].ravel(), nearest[-3:].ravel(), nearest[:, :3].ravel()])
+    background = int(np.bincount(border).argmax())
+    mask = nearest != background
+    if mask.mean() < MIN_FIGURE_SHARE:
+        return None
+    colour = names[int(np.bincount(nearest[mask]).argmax())]
+    cut = _cut(mask)
+    overlaps = {
+        name: float((cut & other).sum() / (cut | other).sum())
+        for name, other in SHAPE_MASKS.items()
+    }
+    return Reading(colour, names[background], overlaps)
+
+
+def prompt_list(count: int, seed: int) -> list[tuple[str, str, str]]:
+    """(shape, colour, background) of every prompt; shapes take turns."""
+    rng = np.random.default_rng(seed)
+    prompts = []
+    for index in range(count):
+        colour, background = rng.permutation(list(PALETTE))[:2]
+        prompts.append((list(SHAPES)[index % len(SHAPES)], str(colour), str(background)))
+    return prompts
+
+
+def draw_samples(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], seed: int
+) -> list[Image.Image]:
+    """One picture per prompt: DDIM, SAMPLE_STEPS steps, guidance GUIDANCE."""
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), BATCH):
+        generator = torch.Generator().manual_seed(seed + start)
+        batch = list(prompts[start : start + BATCH])
+        out = pipeline(
+            batch, num_inference_steps=SAMPLE_STEPS, guidance_scale=GUIDANCE, generator=generator
+        )
+        pictures += out.images
+    return pictures
+
+
+def adherence(
+    prompts: Sequence[tuple[str, str, str]], pictures: Sequence[Image.Image]
+) -> Adherence:
+    """Score pictures against what their prompts asked."""
+    rows = []
+    for (shape, colour, background), picture in zip(prompts, pictures, strict=True):
+        reading = read_picture(picture)
+        if reading is None:
+            rows.append((0.0, 0.0, 0.0, 0.0, 0.0))
+            continue
+        right = (
+            reading.shape == shape,
+            reading.colour == colour,
+            reading.background == background,
+        )
+        rows.append((*map(float, right), float(all(right)), reading.overlaps[shape]))
+    return Adherence(*np.mean(rows, axis=0).tolist())
+
+
+def base_adherence(
+    pipeline: StableDiffusionPipeline, count: int, seed: int
+) -> tuple[Adherence, list[Image.Image]]:
+    """The base's adherence on `count` prompts, and the pictures."""
+    prompts = prompt_list(count, seed)
+    pictures = draw_samples(pipeline, [plain_caption(*prompt) for prompt in prompts], seed)
+    return adherence(prompts, pictures), pictures
+
+
+def vae_psnr(vae: AutoencoderKL, seed: int) -> dict[str, tuple[float, float]]:
+    """Mean and minimum PSNR in dB of reconstructions, for each kind of picture."""
+    rng = np.random.default_rng(seed)
+    kinds = {
+        "scenes": [paint_scene(random_scene(rng), rng) for _ in range(VAE_PICTURES)],
+        "character": [p for p, _ in character_set(seed, PICTURE_PX, VAE_PICTURES)],
+        "ink style": [p for p, _ in style_set(seed, PICTURE_PX, VAE_PICTURES)],
+        "clutter": [random_clutter(rng) for _ in range(VAE_PICTURES)],
+    }
+    table = {}
+    for kind, pictures in kinds.items():
+        pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))
+        clean = to_unit(pixels.permute(0, 3, 1, 2))
+        with torch.no_grad():
+            out = vae.decode(vae.encode(clean).latent_dist.mean).sample.clamp(-1, 1)
+        decibel = 10 * torch.log10(4 / (out - clean).square().mean((1, 2, 3)))
+        table[kind] = (float(decibel.mean()), float(decibel.min()))
+    return table
+
+
+def save_sheet(pictures: Sequence[Image.Image], path: Path, columns: int = 8) -> None:
+    """A contact sheet of equally large pictures with a thin grey grid."""
+    side, gap = pictures[0].width, 2
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), (150, 150, 150))
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (column * (side + gap), row * (side + gap)))
+    sheet.save(path)

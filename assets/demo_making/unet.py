@@ -1,0 +1,196 @@
+"""The demo UNet: an SD1.x UNet2DConditionModel in miniature, trained from nothing.
+
+It learns on latents of the frozen encoder and on captions read by the frozen text encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from demo_making.scenes import PICTURE_PX, caption_of, paint_scene, random_scene
+from demo_making.text import HIDDEN, load_text_encoder, tokens_of
+from demo_making.vae import LATENT_CHANNELS, to_unit
+from demo_making.words import make_tokenizer
+from demo_making.workers import (
+    Average,
+    Checkpoint,
+    Report,
+    average_gradients,
+    flat_then_linear,
+    run_workers,
+    step_generator,
+)
+
+# Half the usual spread: a 32 x 32 grid at spread 1 would leak the mean colour through the
+# noisiest step, and samples would then inherit the colour of their starting noise.
+LATENT_STD = 0.5
+DC_NOISE = 0.05  # extra noise in the mean of each channel, against the same leak
+CAPTION_DROP = 0.1
+EMA_DECAY = 0.997
+
+
+@dataclass(frozen=True)
+class UnetSteps:
+    """Length and size of the training."""
+
+    steps: int = 4000
+    batch: int = 24
+    lr: float = 1.5e-3
+    flat_share: float = 0.55
+    scenes: int = 24_000
+    seed: int = 31
+
+
+def make_scheduler() -> DDIMScheduler:
+    """SD1.x's noise schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+
+
+def make_unet() -> UNet2DConditionModel:
+    """The untrained UNet; every residual branch starts at zero."""
+    unet = UNet2DConditionModel(
+        sample_size=PICTURE_PX // 2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=(
+            "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D",
+        ),
+        up_block_types=(
+            "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D",
+        ),
+        block_out_channels=(32, 64, 96, 112),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 1, 2, 1),  # more for adapters to hold on to, at 8 x 8
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        cross_attention_dim=HIDDEN,
+        norm_num_groups=4,
+    )  # fmt: skip
+    for name, module in unet.named_modules():
+        if name.endswith((".conv2", ".to_out.0", ".proj_out", "ff.net.2")) or name == "conv_out":
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return unet
+
+
+def loss_weight(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+    """Weight [b] of the squared noise error at timesteps t [b].
+
+    Nearly the error of the predicted picture, so that the noisy steps, where the shape is
+    decided, count; the constant keeps the last steps, which remove the grain.
+    """
+    snr = alphas_cumprod[t] / (1 - alphas_cumprod[t]) * LATENT_STD**2
+    return 1 / (snr + 0.05) + 0.25
+
+
+def cache_latents(path: Path, vae: AutoencoderKL, steps: UnetSteps) -> None:
+    """Draw the training scenes, encode them, save latents (bf16) and captions at `path`."""
+    rng = np.random.default_rng(steps.seed)
+    latents, captions = [], []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(0, steps.scenes, 64):
+            scenes = [random_scene(rng) for _ in range(64)]
+            pictures = np.stack([np.asarray(paint_scene(scene, rng)) for scene in scenes])
+            batch = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+            latents.append(vae.encode(batch).latent_dist.mean.bfloat16())
+            captions += [caption_of(scene, rng) for scene in scenes]
+    stacked = torch.cat(latents)
+    scaling_factor = LATENT_STD / float(stacked.float().std())
+    torch.save({"latents": stacked, "captions": captions, "scaling_factor": scaling_factor}, path)
+
+
+def train_unet(path: Path, latents: Path, text: Path, steps: UnetSteps, processes: int) -> None:
+    """Train the UNet, leaving its state at `path`; starts again where it was stopped."""
+    run_workers(_worker, processes, path, latents, text, steps)
+
+
+def load_unet(path: Path) -> UNet2DConditionModel:
+    """The averaged UNet."""
+    unet = make_unet()
+    unet.load_state_dict(torch.load(path, weights_only=True)["average"])
+    return unet.eval().requires_grad_(False)
+
+
+def _worker(
+    rank: int, count: int, path: Path, latents_path: Path, text_path: Path, steps: UnetSteps
+) -> None:
+    torch.manual_seed(steps.seed)
+    tokenizer = make_tokenizer()
+    encoder = load_text_encoder(text_path, tokenizer)
+    data = torch.load(latents_path, weights_only=True, mmap=True)
+    latents, scaling = data["latents"], data["scaling_factor"]
+    empty, ids = tokens_of(tokenizer, [""])[0], tokens_of(tokenizer, data["captions"])
+    alphas_cumprod = make_scheduler().alphas_cumprod
+
+    unet = make_unet().to(memory_format=torch.channels_last)
+    # Plain matrix products: the fused CPU attention is slower in the backward pass here.
+    unet.set_attn_processor(AttnProcessor())
+    params = list(unet.parameters())
+    optimizer = torch.optim.AdamW(params, lr=steps.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    average, checkpoint, start = Average(unet, EMA_DECAY), Checkpoint(path, rank), 0
+    if state := checkpoint.load():
+        unet.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, start = state["average"], state["step"]
+    report, size = Report("unet", rank), steps.batch // count
+    for step in range(start, steps.steps):
+        g = step_generator(steps.seed, step, rank)
+        chosen = torch.randint(len(latents), (size,), generator=g)
+        clean = latents[chosen].float() * scaling
+        drop = torch.rand(size, generator=g) < CAPTION_DROP
+        prompt = torch.where(drop[:, None], empty, ids[chosen])
+        # Stratified timesteps: each batch covers the whole schedule evenly.
+        t = ((torch.arange(size) + torch.rand(size, generator=g)) * (1000 / size)).long()
+        noise = torch.randn(clean.shape, generator=g)
+        noise = noise + DC_NOISE * torch.randn(*clean.shape[:2], 1, 1, generator=g)
+        a = alphas_cumprod[t].view(-1, 1, 1, 1)
+        noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = steps.lr * flat_then_linear(step, steps.steps, steps.flat_share)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                hidden = encoder(prompt).last_hidden_state
+            predicted = unet(noisy, t, hidden).sample.float()
+        error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
+        loss = (error * loss_weight(alphas_cumprod, t)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        average_gradients(params, count)
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        average.update(unet, step)
+        report.add(step, loss=loss, eps_mse=error.mean())
+        done = step + 1
+        checkpoint.save(
+            lambda done=done: {
+                "model": unet.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.values,
+                "step": done,
+            },
+            force=done == steps.steps,
+        )
+
+
+def scaling_factor_of(latents_path: Path) -> float:
+    """The VAE scaling factor that the UNet was trained with."""
+    factor: float = torch.load(latents_path, weights_only=True, mmap=True)["scaling_factor"]
+    return factor

@@ -1,0 +1,133 @@
+"""Training on a few CPU cores: one single-threaded process per core, gradients averaged.
+
+Small convolutions gain little from threads inside one operation; two processes that each
+take half of the batch are faster. Also the pieces that every training loop here shares.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+CHECKPOINT_SECONDS = 60.0
+
+
+def run_workers(work: Callable[..., None], count: int, *args: object) -> None:
+    """Run `work(rank, count, *args)` in `count` processes that can average gradients."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if count == 1:
+        _enter(0, work, 1, port, args)
+    else:
+        mp.spawn(_enter, args=(work, count, port, args), nprocs=count)
+
+
+def _enter(
+    rank: int, work: Callable[..., None], count: int, port: int, args: tuple[object, ...]
+) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count
+        )
+    try:
+        work(rank, count, *args)
+    finally:
+        if count > 1:
+            dist.destroy_process_group()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], count: int) -> None:
+    """Replace every gradient by its mean over the `count` processes (one flat all-reduce)."""
+    if count == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= count
+    for grad, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(piece.view_as(grad))
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The random source of one step on one process, so that a resumed run repeats itself."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + rank)
+
+
+def flat_then_linear(step: int, steps: int, flat_share: float) -> float:
+    """Learning rate factor: 1 for the first share of the steps, then linearly to 0."""
+    flat_steps = flat_share * steps
+    if step < flat_steps:
+        return min(1.0, (step + 1) / 30)
+    return max(0.0, (steps - step) / (steps - flat_steps))
+
+
+class Average:
+    """An exponential moving average of a module's parameters."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's present values; the first steps count more."""
+        decay = min(self.decay, (step + 1) / (step + 10))
+        for key, value in module.state_dict().items():
+            self.values[key].lerp_(value.detach(), 1 - decay)
+
+
+class Checkpoint:
+    """Saves a training state to one file, at most once a minute, from process 0 only."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self.path, self.rank = path, rank
+        self.saved_at = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, or None at the start of a run."""
+        if not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        return state
+
+    def save(self, state: Callable[[], dict[str, Any]], force: bool = False) -> None:
+        """Write `state()` if a minute has gone by; the old file stays until the new is whole."""
+        due = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if self.rank != 0 or not (due or force):
+            return
+        partial = self.path.with_suffix(".partial")
+        torch.save(state(), partial)
+        partial.replace(self.path)
+        self.saved_at = time.monotonic()
+
+
+class Report:
+    """Prints the mean of each named value every so many steps, from process 0 only."""
+
+    def __init__(self, name: str, rank: int, every: int = 50) -> None:
+        self.name, self.rank, self.every = name, rank, every
+        self.sums: dict[str, float] = {}
+        self.since = time.monotonic()
+
+    def add(self, step: int, **values: Tensor) -> None:
+        """Count one step's values."""
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
+        if (step + 1) % self.every == 0:
+            if self.rank == 0:
+                means = "  ".join(f"{k} {v / self.every:.4f}" for k, v in self.sums.items())
+                pace = (time.monotonic() - self.since) / self.every
+                print(f"{self.name} {step + 1}  {means}  {pace:.2f} s/step", flush=True)
+            self.sums, self.since = {}, time.monotonic()

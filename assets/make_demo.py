@@ -1,0 +1,171 @@
+"""Makes the bundled demo base and its two picture sets from nothing but this script.
+
+    python assets/make_demo.py all --work /tmp/demo_work --threads 2
+
+Stages, in order; each one can be run alone and starts again where it was stopped:
+  pictures  draw the character set and the style set
+  vae       train encoder and decoder together
+  decoder   polish the decoder on the frozen encoder
+  text      teach the text encoder to read captions
+  unet      train the UNet on the encoder's latents
+  export    write assets/demo_base
+  score     measure the exported base and draw a contact sheet
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from demo_making.export import export_pipeline
+from demo_making.scenes import character_set, style_set
+from demo_making.score import base_adherence, save_sheet, vae_psnr
+from demo_making.text import train_text_encoder
+from demo_making.unet import UnetSteps, cache_latents, train_unet
+from demo_making.vae import VaeSteps, load_vae, train_decoder, train_joint
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+GALLERY_PX = 256  # four times the base's size: sharp in a gallery, trainers scale it down
+CHARACTER_SEED, STYLE_SEED = 41, 42
+SCORE_PROMPTS, SCORE_SEEDS = 100, (0, 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run reads and writes, and with how much."""
+
+    assets: Path
+    work: Path
+    threads: int
+    unet: UnetSteps
+
+    @property
+    def base(self) -> Path:
+        """The exported diffusers folder."""
+        return self.assets / "demo_base"
+
+    def state(self, name: str) -> Path:
+        """A checkpoint file in the work folder."""
+        return self.work / f"{name}.pt"
+
+
+def make_pictures(run: Run) -> None:
+    """Draw both picture sets, each picture with its caption beside it."""
+    sets = {
+        "demo_character": character_set(CHARACTER_SEED, GALLERY_PX),
+        "demo_style": style_set(STYLE_SEED, GALLERY_PX),
+    }
+    for name, pairs in sets.items():
+        folder = run.assets / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (picture, caption) in enumerate(pairs, start=1):
+            picture.save(folder / f"{index:02d}.png", optimize=True)
+            (folder / f"{index:02d}.txt").write_text(caption + "\n", encoding="utf-8")
+        print(f"{folder}: {len(pairs)} pictures")
+
+
+def make_vae(run: Run) -> None:
+    """Train the VAE's first leg."""
+    train_joint(run.state("vae"), VaeSteps(), run.threads)
+
+
+def make_decoder(run: Run) -> None:
+    """Train the VAE's second leg."""
+    train_decoder(run.state("decoder"), run.state("vae"), VaeSteps(), run.threads)
+
+
+def make_text(run: Run) -> None:
+    """Train the text encoder."""
+    if not run.state("text").exists():
+        right = train_text_encoder(run.state("text"))
+        print(f"captions read without a mistake: {right:.1%}")
+
+
+def make_unet(run: Run) -> None:
+    """Encode the scenes once, then train the UNet."""
+    if not run.state("latents").exists():
+        cache_latents(run.state("latents"), load_vae(run.state("vae")), run.unet)
+    train_unet(run.state("unet"), run.state("latents"), run.state("text"), run.unet, run.threads)
+
+
+def make_export(run: Run) -> None:
+    """Write the diffusers folder."""
+    size = export_pipeline(
+        run.base,
+        joint=run.state("vae"),
+        decoder=run.state("decoder"),
+        text=run.state("text"),
+        latents=run.state("latents"),
+        unet=run.state("unet"),
+    )
+    print(f"{run.base}: {size:.2f} MB")
+
+
+def make_score(run: Run) -> None:
+    """Measure the exported base; write score.json and a contact sheet to the work folder."""
+    pipeline = StableDiffusionPipeline.from_pretrained(run.base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    numbers: dict[str, object] = {}
+    sheet: list[Image.Image] = []
+    for kind, (mean, lowest) in vae_psnr(pipeline.vae, seed=0).items():
+        print(f"VAE, {kind}: mean {mean:.1f} dB, lowest {lowest:.1f} dB")
+        numbers[f"vae_psnr_db/{kind}"] = {"mean": mean, "lowest": lowest}
+    for seed in SCORE_SEEDS:
+        scores, pictures = base_adherence(pipeline, SCORE_PROMPTS, seed)
+        print(f"base, {SCORE_PROMPTS} prompts, seed {seed}: {scores}", flush=True)
+        numbers[f"adherence/seed_{seed}"] = vars(scores)
+        sheet = sheet or pictures
+    save_sheet(sheet, run.work / "base_100_prompts.png")
+    (run.work / "score.json").write_text(json.dumps(numbers, indent=2), encoding="utf-8")
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "pictures": make_pictures,
+    "vae": make_vae,
+    "decoder": make_decoder,
+    "text": make_text,
+    "unet": make_unet,
+    "export": make_export,
+    "score": make_score,
+}
+
+
+def parse() -> tuple[list[str], Run]:
+    """Read the command line: the stages to run, and the run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=[*STAGES, "all"], help="what to make")
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="folder for checkpoints"
+    )
+    parser.add_argument(
+        "--assets", type=Path, default=Path(__file__).resolve().parent, metavar="DIR",
+        help="folder for the results (default: the folder of this script)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=2, help="CPU cores to use (default 2)")
+    parser.add_argument(
+        "--unet-steps", type=int, default=UnetSteps.steps, help="length of the UNet's training"
+    )
+    args = parser.parse_args()
+    run = Run(args.assets, args.work, args.threads, replace(UnetSteps(), steps=args.unet_steps))
+    return list(STAGES) if args.stage == "all" else [args.stage], run
+
+
+def main() -> None:
+    """Run the stages that the command line names."""
+    stages, run = parse()
+    run.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(run.threads)
+    for stage in stages:
+        print(f"== {stage}", flush=True)
+        STAGES[stage](run)
+
+
+if __name__ == "__main__":
+    main()
