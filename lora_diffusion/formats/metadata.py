@@ -283,15 +283,15 @@ def _ss_data(facts: TrainingFacts) -> dict[str, str]:
             }
             for name, count in (folders or {"": 0}).items()
         ]
-        dataset = {
+        dataset: dict[str, object] = {
             "is_dreambooth": True,
             "batch_size_per_device": facts.batch_size,
             "num_train_images": facts.pictures,
             "num_reg_images": facts.class_pictures,
-            "resolution": [facts.width_px, facts.height_px],
             "subsets": subsets,
-            "tag_frequency": tags,
         }
+        if facts.width_px and facts.height_px:
+            dataset["resolution"] = [facts.width_px, facts.height_px]
         found["ss_datasets"] = _json([dataset])
     return found
 

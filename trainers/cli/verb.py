@@ -1,0 +1,24 @@
+"""What a subcommand is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One subcommand of `lora-diffusion`.
+
+    Attributes:
+        name: as typed.
+        summary: one line for `--help`.
+        configure: adds the verb's arguments to its parser.
+        run: does it; returns the exit code. Bad input is raised as `InputError`.
+    """
+
+    name: str
+    summary: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
