@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# public name -> where it lives
 _HOMES = {
     "AdapterConfig": "lora_diffusion.inject",
     "AdapterFile": "lora_diffusion.adapter",
@@ -23,13 +24,26 @@ _HOMES = {
     "load": "lora_diffusion.formats",
     "load_base": "lora_diffusion.families",
 }
-__all__ = [*sorted(_HOMES), "__version__"]
+# … and what it is called there, if otherwise
+_NAMED_THERE = {"load": "load_adapter"}
+__all__ = [
+    "AdapterConfig",
+    "AdapterFile",
+    "AdapterHandle",
+    "Factors",
+    "InputError",
+    "LayerKey",
+    "attach",
+    "inject",
+    "load",
+    "load_base",
+]
 
 if TYPE_CHECKING:
     from lora_diffusion.adapter import AdapterFile, Factors
     from lora_diffusion.errors import InputError
     from lora_diffusion.families import load_base
-    from lora_diffusion.formats import load
+    from lora_diffusion.formats import load_adapter as load
     from lora_diffusion.inject import AdapterConfig, AdapterHandle, attach, inject
     from lora_diffusion.keys import LayerKey
 
@@ -37,7 +51,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lora_diffusion' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), _NAMED_THERE.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,13 +75,12 @@ class LoRA(nn.Module):
         self.dropout = Dropout()
         self.clock = Clock()
         # stride, padding and dilation of the first factor; None for a linear layer
-        self.geometry = (
+        self.geometry: tuple[Any, Any, Any] | None = (
             (base.stride, base.padding, base.dilation) if isinstance(base, nn.Conv2d) else None
         )
         ones = (1,) * (weight.dim() - 2)
-        factory = {"device": weight.device, "dtype": torch.float32}
-        self.down = nn.Parameter(torch.empty(rank, *weight.shape[1:], **factory))
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, *ones, **factory))
+        self.down = nn.Parameter(_empty((rank, *weight.shape[1:]), weight.device))
+        self.up = nn.Parameter(_empty((weight.shape[0], rank, *ones), weight.device).zero_())
 
     @property
     def rank(self) -> int:
@@ -122,7 +121,8 @@ class LoRA(nn.Module):
             if keep is not None:
                 inner = inner * keep(inner)
             return F.linear(inner, self.up) * self.scale  # [..., out]
-        inner = F.conv2d(x, self.down, None, *self.geometry)  # [b, r, h', w']
+        stride, padding, dilation = self.geometry
+        inner = F.conv2d(x, self.down, None, stride, padding, dilation)  # [b, r, h', w']
         if keep is not None:
             inner = inner * keep(inner)
         return F.conv2d(inner, self.up) * self.scale  # [b, out, h', w']
@@ -213,6 +213,10 @@ class AdaptedLayer(nn.Module):
         bias = self.base.bias
         assert bias is None or isinstance(bias, Tensor)
         return bias
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def weight_of(layer: nn.Module) -> Tensor:

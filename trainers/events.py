@@ -4,7 +4,7 @@ Kinds and their bodies:
 
 | kind | body |
 | --- | --- |
-| `started` | `total_steps`, `pictures`, `class_pictures`, `trainable`, `base`, `arch`, `resumed_at` |
+| `started` | `total_steps`, `pictures`, `class_pictures`, `trainable`, `base`, `resumed_at`, … |
 | `phase` | `name`, `text`, and for a countable one `done`, `total` |
 | `step` | `step`, `loss`, `lr`, `grad_norm`, `seconds`, `peak_bytes` (0 where unknown) |
 | `preview` | `step`, `pictures`: `[{prompt, file}]`, files relative to the run folder |

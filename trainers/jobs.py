@@ -131,6 +131,11 @@ def record_process(run: RunDir, pid: int) -> None:
     write_text(run.process_file, json.dumps(body))
 
 
+def record_own_process(run: RunDir) -> None:
+    """Write `process.json` for this very process."""
+    record_process(run, os.getpid())
+
+
 def is_alive(run: RunDir) -> bool:
     """Whether the process in `process.json` still runs (and is not another with its number)."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -93,8 +94,6 @@ def to_argv(spec: JobSpec) -> list[str]:
 
 
 def _as_option(value: object) -> str:
-    import json
-
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -127,7 +126,7 @@ def _first_problem(error: ValidationError) -> str:
     first = problems[0]
     where = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
-        text = f"'{printable(where)}' is not a setting.{_suggestion(first['loc'])}"
+        text = f"'{printable(where)}' is not a setting.{suggest(where)}"
     elif first["type"] == "value_error":
         text = str(first["ctx"]["error"])
     else:
@@ -137,7 +136,8 @@ def _first_problem(error: ValidationError) -> str:
     return text + (f" ({more} more of this kind follow.)" if more else "")
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
+def suggest(wanted: str) -> str:
+    """A sentence that names the setting most like `wanted`, or points at --help."""
     sections = {name: field.annotation for name, field in JobSpec.model_fields.items()}
     every = [
         f"{section}.{name}"
@@ -145,11 +145,10 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
         if isinstance(model, type) and issubclass(model, BaseModel)
         for name in model.model_fields
     ]
-    wanted = ".".join(str(p) for p in location)
-    near = difflib.get_close_matches(wanted, every + list(sections), n=1, cutoff=0.5)
-    if not near:
-        leaf = str(location[-1])
-        near = [name for name in every if name.split(".")[1] == leaf][:1]
+    leaf = wanted.rpartition(".")[2]
+    near = [name for name in every if name.split(".")[1] == leaf]
+    known = every if "." in wanted else list(sections)
+    near = near or difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else " See --help for all settings."
 
 

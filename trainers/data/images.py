@@ -1,0 +1,68 @@
+"""Decode a picture and bring it to the training size."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lora_diffusion.errors import InputError, printable
+
+MAX_PIXELS = 100_000_000
+ALPHA_BACKGROUND = (255, 255, 255)
+
+
+def load_rgb(path: Path) -> Image.Image:
+    """The picture as 8-bit RGB, upright.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bit,
+    palette and CMYK are converted; of an animation the first frame is taken.
+
+    Raises:
+        InputError: damaged, over 100 megapixels (read from the header, before decoding), or not
+            a picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputError(
+                    f"{printable(path)}: is {picture.width} x {picture.height} pixels, over the "
+                    f"limit of {MAX_PIXELS // 1_000_000} megapixels. Scale it down or remove it."
+                )
+            picture.load()
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{printable(path)}: can't be decoded ({printable(error, 80)}). Replace it or take it "
+            "out of the folder."
+        ) from None
+    return _to_rgb(ImageOps.exif_transpose(picture))
+
+
+def fit_square(picture: Image.Image, side_px: int) -> Image.Image:
+    """Scaled so that the shorter side is `side_px`, then cropped around the centre."""
+    return ImageOps.fit(picture, (side_px, side_px), Image.Resampling.LANCZOS)
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """RGB picture -> fp32 `[3, h, w]` in [-1, 1]."""
+    array = np.asarray(picture, dtype=np.float32) / 127.5 - 1.0
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        values = np.asarray(picture, dtype=np.float64)
+        return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (*ALPHA_BACKGROUND, 255))
+        return Image.alpha_composite(ground, rgba).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,141 @@
+"""The adapter file of a run, with all that other tools show of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from lora_diffusion.errors import InputError
+from lora_diffusion.families.base import DiffusionBase
+from lora_diffusion.formats import TrainingFacts, save_adapter
+from lora_diffusion.formats.hash import file_hashes
+from lora_diffusion.formats.metadata import public_name, thumbnail_data_url
+from lora_diffusion.inject import AdapterHandle
+from trainers.data.scan import Picture
+from trainers.layering import to_toml
+from trainers.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes the adapter of one run, at any step.
+
+    Attributes:
+        base_hash: sha256 of the base's weights file; empty if it could not be read.
+        started: when the run began (Unix time, seconds).
+        epochs_at: whole passes over the pictures by a number of steps.
+    """
+
+    spec: JobSpec
+    base: DiffusionBase
+    base_hash: str
+    pictures: Sequence[Picture]
+    class_pictures: int
+    precision: str
+    started: float
+    steps_per_epoch: float
+
+    def write(
+        self, handle: AdapterHandle, path: Path, step: int, now: float, cover: Path | None
+    ) -> None:
+        """Write `path`; atomic, with hashes of the final bytes.
+
+        cover: a picture to show beside the file, put into its metadata as a thumbnail.
+
+        Raises:
+            InputError: the weights are not finite or do not fit the stored dtype.
+            OSError: the disk is full; an older file of that name is as it was.
+        """
+        save_adapter(
+            handle.to_file(self.base.arch),
+            path,
+            dtype=self.spec.save.dtype,
+            facts=self._facts(path, step, now, cover),
+        )
+
+    def _facts(self, path: Path, step: int, now: float, cover: Path | None) -> TrainingFacts:
+        spec = self.spec
+        folder = public_name(spec.data.folder)
+        words = Counter(tag for p in self.pictures for tag in _tags(p.caption))
+        return TrainingFacts(
+            title=spec.save.title or path.stem,
+            arch=self.base.arch,
+            prediction=self.base.prediction,
+            base=self.base.name,
+            base_hash=self.base_hash,
+            rank=spec.adapter.rank,
+            alpha=spec.adapter.alpha or float(spec.adapter.rank),
+            network_args={
+                "targets": spec.adapter.targets,
+                "text_targets": spec.adapter.text_targets,
+            },
+            seed=spec.schedule.seed,
+            steps=step,
+            epochs=int(step / self.steps_per_epoch),
+            batch_size=spec.schedule.batch_size,
+            accumulate=spec.schedule.accumulate,
+            lr_unet=spec.optim.lr_unet,
+            lr_text=spec.optim.lr_text or None,
+            optimizer="AdamW",
+            schedule=spec.optim.lr_schedule,
+            warmup_steps=round(spec.optim.lr_warmup_ratio * step),
+            min_snr_gamma=spec.objective.min_snr_gamma,
+            gradient_checkpointing=spec.model.gradient_checkpointing,
+            width_px=spec.data.resolution_px,
+            height_px=spec.data.resolution_px,
+            clip_skip=spec.model.clip_skip,
+            pictures=len(self.pictures),
+            class_pictures=self.class_pictures or None,
+            tag_counts={folder: dict(words)},
+            trigger_words=(spec.data.trigger,) if spec.data.trigger else (),
+            started=self.started,
+            finished=now,
+            author=spec.save.author or "",
+            description=spec.save.description or "",
+            thumbnail=_thumbnail(cover),
+            precision=self.precision,
+            job=to_toml(without_paths(spec)),
+        )
+
+
+def without_paths(spec: JobSpec) -> JobSpec:
+    """The spec with local folders cut to their last name: it is shared with the file."""
+    data = spec.data.model_copy(
+        update={
+            "folder": public_name(spec.data.folder),
+            "class_folder": spec.data.class_folder and public_name(spec.data.class_folder),
+        }
+    )
+    model = spec.model.model_copy(
+        update={
+            "base": public_name(spec.model.base),
+            "tokenizer": spec.model.tokenizer and public_name(spec.model.tokenizer),
+        }
+    )
+    return spec.model_copy(update={"data": data, "model": model})
+
+
+def base_weights_hash(location: Path) -> str:
+    """sha256 of a checkpoint file, or of a diffusers folder's UNet; empty if there is neither."""
+    if location.is_file():
+        return file_hashes(location).sha256
+    weights = sorted((location / "unet").glob("*.safetensors")) if location.is_dir() else []
+    return file_hashes(weights[0]).sha256 if len(weights) == 1 else ""
+
+
+def _tags(caption: str) -> list[str]:
+    return [tag for tag in (part.strip() for part in caption.split(",")) if tag]
+
+
+def _thumbnail(cover: Path | None) -> str:
+    if cover is None:
+        return ""
+    try:
+        with Image.open(cover) as picture:
+            return thumbnail_data_url(picture)
+    except (OSError, InputError):
+        return ""

@@ -1,0 +1,190 @@
+"""One training step, readable aloud: batch -> noised -> prediction -> loss -> update.
+
+All that is random in a step is a function of (seed, place of the picture in the run); nothing
+here draws from or moves global random state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lora_diffusion.errors import InputError
+from lora_diffusion.families.base import Conditioning, DiffusionBase
+from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.randomness import normal, uniform
+from trainers.data.dataset import Dataset
+from trainers.data.order import Order
+from trainers.devices import peak_bytes
+from trainers.diffusion import NoiseSchedule, draw_noise, draw_timestep
+from trainers.objective import batch_loss, picture_losses, picture_weights
+from trainers.optim import lr_factor, set_lr
+from trainers.spec import JobSpec
+
+_MAX_BAD_STEPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's input.
+
+    Attributes:
+        latents: clean, in the UNet's space, `[b, c, h/f, w/f]`.
+        noise: of the same shape.
+        timesteps: `[b]`.
+        captions: one each.
+        is_class: whether a picture is there for prior preservation, `[b]`.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    captions: Sequence[str]
+    is_class: Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step's outcome; `step` counts the finished ones, from 1."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+    peak_bytes: int
+
+
+class Trainer:
+    """The mutable middle of a run: adapter, optimizer, and the step that changes them."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        total_steps: int,
+        base: DiffusionBase,
+        handle: AdapterHandle,
+        dataset: Dataset,
+        order: Order,
+        accelerator: Accelerator,
+        optimizer: torch.optim.Optimizer,
+        cached_prompts: Mapping[str, Conditioning] | None,
+    ) -> None:
+        self.spec = spec
+        self.total_steps = total_steps
+        self.base = base
+        self.handle = handle
+        self.dataset = dataset
+        self.order = order
+        self.accelerator = accelerator
+        self.optimizer = accelerator.prepare(optimizer)
+        self.cached_prompts = cached_prompts
+        self.schedule = NoiseSchedule(base)
+        self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        self._bad_steps = 0
+
+    def step(self, step: int) -> StepResult:
+        """Do step number `step` (from 0).
+
+        Raises:
+            InputError: the loss was not finite three times in a row. The adapter is then what it
+                was before.
+        """
+        began = time.perf_counter()
+        spec = self.spec.schedule
+        lr = set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
+        losses: list[float] = []
+        grad_norm = 0.0
+        for micro in range(step * spec.accumulate, (step + 1) * spec.accumulate):
+            self.handle.clock.set(spec.seed, micro)
+            batch = self.batch(micro)
+            with self.accelerator.accumulate(self.base.unet), self.accelerator.autocast():
+                loss = self.loss(batch)
+                losses.append(loss.item())
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    grad_norm = self._update(all(map(_finite, losses)))
+        return StepResult(
+            step=step + 1,
+            loss=sum(losses) / len(losses),
+            lr=lr,
+            grad_norm=grad_norm,
+            seconds=time.perf_counter() - began,
+            peak_bytes=peak_bytes(self.base.device),
+        )
+
+    def batch(self, micro: int) -> Batch:
+        """The `micro`-th batch of the run (from 0)."""
+        spec = self.spec
+        size = spec.schedule.batch_size
+        seed = spec.schedule.seed
+        latents, noises, timesteps, captions, kinds = [], [], [], [], []
+        for place in range(micro * size, (micro + 1) * size):
+            is_class, index = self.order.at(place)
+            moments = self.dataset.latent(is_class, index)
+            latent = moments.sample(normal(tuple(moments.mean.shape), "latent", seed, place))
+            latents.append(self.base.scale_latents(latent))
+            noises.append(
+                draw_noise(tuple(latent.shape[1:]), seed, place, spec.objective.noise_offset)
+            )
+            timesteps.append(draw_timestep(seed, place, len(self.schedule)))
+            dropped = uniform("caption dropout", seed, place) < spec.data.caption_dropout
+            captions.append("" if dropped else self.dataset.picture(is_class, index).caption)
+            kinds.append(is_class)
+        device = self.base.device
+        return Batch(
+            latents=torch.cat(latents).to(device),
+            noise=torch.stack(noises).to(device),
+            timesteps=torch.tensor(timesteps, device=device),
+            captions=captions,
+            is_class=torch.tensor(kinds, device=device),
+        )
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The weighted loss of a batch, a scalar in fp32."""
+        noisy = self.schedule.noised(batch.latents, batch.noise, batch.timesteps)
+        target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
+        prediction = self.base.predict(noisy, batch.timesteps, self._prompts(batch.captions))
+        weights = picture_weights(
+            self.spec.objective,
+            batch.is_class,
+            self.schedule.snr(batch.timesteps),
+            self.base.prediction,
+        )
+        return batch_loss(picture_losses(prediction, target), weights)
+
+    def _prompts(self, captions: Sequence[str]) -> Conditioning:
+        if self.cached_prompts is None:
+            return self.base.encode_prompts(captions)
+        rows = [self.cached_prompts[caption] for caption in captions]
+        return Conditioning.cat(rows).to(self.base.device)
+
+    def _update(self, finite: bool) -> float:
+        """Clip, step and clear; a batch whose loss is not finite is left out."""
+        if not finite:
+            self.optimizer.zero_grad()
+            self._bad_steps += 1
+            if self._bad_steps >= _MAX_BAD_STEPS:
+                raise InputError(
+                    f"The loss was not a finite number {_MAX_BAD_STEPS} times in a row. Lower "
+                    "optim.lr_unet, or use --model.precision fp32 or bf16. The adapter as it was "
+                    "before is kept."
+                )
+            return 0.0
+        self._bad_steps = 0
+        limit = self.spec.optim.clip_norm
+        norm = self.accelerator.clip_grad_norm_(
+            self._parameters, float("inf") if limit is None else limit
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm) if norm is not None else 0.0
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0

@@ -1,0 +1,102 @@
+"""Previews: the same prompts from the same noise, before training and as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_diffusion.errors import InputError
+from lora_diffusion.families.base import DiffusionBase
+from lora_diffusion.generate import EncodedPrompts, PictureSpec, draw, encode, save_png
+from trainers.data.captions import without_trigger
+from trainers.data.scan import Picture
+from trainers.spec import JobSpec
+from trainers.stopping import StopRequested
+
+_CAPTION_PROMPTS = 2
+
+
+@dataclass(frozen=True)
+class PreviewFile:
+    """One drawn preview."""
+
+    prompt: str
+    path: Path
+
+
+def preview_prompts(spec: JobSpec, instances: list[Picture]) -> tuple[str, ...]:
+    """`preview.prompts`, or two captions and one of them without the trigger."""
+    if spec.preview.prompts:
+        return spec.preview.prompts
+    captions = list(dict.fromkeys(p.caption for p in instances))[:_CAPTION_PROMPTS]
+    plain = without_trigger(captions[0], spec.data.trigger)
+    return tuple(dict.fromkeys([*captions, plain] if plain else captions))
+
+
+class Previewer:
+    """Draws the previews of a run into its `previews/` folder."""
+
+    def __init__(
+        self, base: DiffusionBase, spec: JobSpec, prompts: tuple[str, ...], folder: Path
+    ) -> None:
+        side = spec.preview.size_px or spec.data.resolution_px
+        self.base = base
+        self.folder = folder
+        self.pictures = [
+            PictureSpec(
+                prompt=prompt,
+                negative=spec.preview.negative,
+                seed=spec.preview.seed + index,
+                sampling_steps=spec.preview.sampling_steps,
+                cfg=spec.preview.cfg,
+                width_px=side,
+                height_px=side,
+                sampler=spec.preview.sampler,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        self._encoded: EncodedPrompts | None = None
+
+    def keep_prompts(self) -> None:
+        """Encode the prompts now, because the text encoder is about to be freed."""
+        self._encoded = encode(self.base, self.pictures)
+
+    def files_at(self, step: int) -> list[PreviewFile]:
+        """Where the previews of `step` lie, drawn or not."""
+        folder = self.folder / f"step-{step:08d}"
+        return [
+            PreviewFile(picture.prompt, folder / f"{index:02d}.png")
+            for index, picture in enumerate(self.pictures)
+        ]
+
+    def draw(self, step: int, check_stop: Callable[[], None]) -> list[PreviewFile]:
+        """Draw all previews as the model stands.
+
+        check_stop: called at every denoising step; what it raises ends the drawing.
+
+        Raises:
+            InputError: a picture is not finite.
+            OSError: the disk is full.
+        """
+        images = draw(
+            self.base,
+            self.pictures,
+            encoded=self._encoded,
+            on_step=lambda _done, _total: check_stop(),
+        )
+        files = self.files_at(step)
+        for file, picture, image in zip(files, self.pictures, images, strict=True):
+            text = f"{picture.parameters()}, Training step: {step}"
+            save_png(image, file.path, text)
+        return files
+
+    def try_draw(self, step: int, check_stop: Callable[[], None]) -> tuple[list[PreviewFile], str]:
+        """As `draw`, but a failure is told and not raised: previews never end a run."""
+        try:
+            return self.draw(step, check_stop), ""
+        except StopRequested:
+            return [], f"Previews at step {step} were left out: the run was asked to stop."
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return [], f"Previews at step {step} were left out: {first_line}"

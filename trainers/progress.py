@@ -1,0 +1,88 @@
+"""What a run says on standard error: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_PLAIN_EVERY_SECONDS = 10.0
+_SMOOTHING = 0.05
+
+
+class Reporter:
+    """Prints phases, then the progress of steps with loss, speed and time left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._live = sys.stderr.isatty()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._loss: float | None = None
+        self._said_at = 0.0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, start: int, total: int) -> None:
+        """The steps begin; `start` of `total` are done already."""
+        self._first, self._total, self._began = start, total, time.monotonic()
+        self._said_at = self._began
+        if self._live:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}  {task.fields[speed]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                "training", total=total, completed=start, loss="…", speed=""
+            )
+
+    def step(self, done: int, loss: float) -> None:
+        """One more step is done."""
+        old = loss if self._loss is None else self._loss
+        self._loss = old + _SMOOTHING * (loss - old)
+        now = time.monotonic()
+        speed = (done - self._first) / max(1e-9, now - self._began)
+        shown = f"{speed:.2f} steps/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s/step"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, loss=f"{self._loss:.4f}", speed=shown)
+        elif now - self._said_at >= _PLAIN_EVERY_SECONDS or done == self._total:
+            self._said_at = now
+            left = (self._total - done) / max(speed, 1e-9)
+            self.say(
+                f"step {done}/{self._total}  loss {self._loss:.4f}  {shown}  {duration(left)} left"
+            )
+
+    def end(self) -> None:
+        """The steps are over; the bar stays where it is."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """`95` -> `1 min 35 s`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,186 @@
+"""A warm process that draws for the studio: `python -m trainers.worker`.
+
+It reads one JSON object a line from standard input and answers on standard output:
+
+| it reads | fields |
+| --- | --- |
+| `draw` | `base`, `adapters`: `[{file, weight}]`, `prompt`, `negative`, `seed`, `sampler`, |
+| | `sampling_steps`, `cfg`, `size_px`, `out`: the PNG to write |
+
+| it writes | fields |
+| --- | --- |
+| `progress` | `text`, `share` in 0..1 |
+| `done` | `files` |
+| `error` | `text`: one sentence |
+
+The base and its adapters stay loaded between requests. It ends when its input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_diffusion import attach, load, load_base
+from lora_diffusion.errors import InputError, printable
+from lora_diffusion.families import DiffusionBase
+from lora_diffusion.generate import PictureSpec, draw
+from lora_diffusion.inject import AdapterHandle
+from trainers.devices import choose
+from trainers.files import replace_atomically
+from trainers.spec import ModelSpec
+
+MAX_ATTACHED = 8
+
+Reply = Callable[[dict[str, Any]], None]
+
+
+class Weighted(BaseModel):
+    """An adapter file and its weight."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    file: str
+    weight: float = Field(1.0, ge=-4, le=4, allow_inf_nan=False)
+
+
+class DrawRequest(BaseModel):
+    """One picture to draw; see the module's table."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    base: str
+    adapters: tuple[Weighted, ...] = ()
+    prompt: str = Field(max_length=10_000)
+    negative: str = Field("", max_length=10_000)
+    seed: int = Field(0, ge=0, lt=2**63)
+    sampler: str = "ddim"
+    sampling_steps: int = Field(25, ge=1, le=1000)
+    cfg: float = Field(7.0, ge=0, le=50, allow_inf_nan=False)
+    size_px: int = Field(512, ge=32, le=4096, multiple_of=8)
+    out: Path
+
+
+class Studio:
+    """What stays in memory: one base, and the adapters last used on it."""
+
+    def __init__(self) -> None:
+        self._base: DiffusionBase | None = None
+        self._location = ""
+        self._attached: OrderedDict[tuple[str, int], AdapterHandle] = OrderedDict()
+        self._names = 0
+
+    def draw(self, request: DrawRequest, reply: Reply) -> list[str]:
+        """Draw and write one picture.
+
+        Raises:
+            InputError: a base, an adapter or a setting that can't be used.
+        """
+        base = self._open(request.base, reply)
+        self._weigh(base, request.adapters)
+        picture = PictureSpec(
+            prompt=request.prompt,
+            negative=request.negative,
+            seed=request.seed,
+            sampling_steps=request.sampling_steps,
+            cfg=request.cfg,
+            width_px=request.size_px,
+            height_px=request.size_px,
+            sampler=request.sampler,
+        )
+
+        def on_step(done: int, total: int) -> None:
+            reply({"event": "progress", "text": "Drawing", "share": done / max(1, total)})
+
+        image = draw(base, [picture], on_step=on_step)[0]
+        replace_atomically(request.out, lambda path: image.save(path, "PNG"))
+        return [str(request.out)]
+
+    def _open(self, location: str, reply: Reply) -> DiffusionBase:
+        if self._base is not None and self._location == location:
+            return self._base
+        reply({"event": "progress", "text": "Opening the base model", "share": 0.0})
+        self._attached.clear()
+        self._base = None  # freed before the next one is read
+        placement = choose(ModelSpec(base=location))
+        self._base = load_base(location, device=placement.device, dtype=placement.dtype)
+        self._location = location
+        return self._base
+
+    def _weigh(self, base: DiffusionBase, wanted: Iterable[Weighted]) -> None:
+        """Attach what is new, set the weights, and switch the rest off."""
+        for handle in self._attached.values():
+            handle.enabled = False
+        for adapter in wanted:
+            handle = self._handle(base, Path(adapter.file))
+            handle.enabled = True
+            handle.scale = adapter.weight
+        while len(self._attached) > MAX_ATTACHED:
+            _, oldest = self._attached.popitem(last=False)
+            oldest.remove()
+
+    def _handle(self, base: DiffusionBase, file: Path) -> AdapterHandle:
+        try:
+            key = (str(file), file.stat().st_mtime_ns)
+        except OSError:
+            raise InputError(f"{printable(file.name)}: is gone. Choose another adapter.") from None
+        if key not in self._attached:
+            self._names += 1
+            self._attached[key] = attach(base.parts, load(file), name=f"try_{self._names}")
+        self._attached.move_to_end(key)
+        return self._attached[key]
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answer requests until the input closes."""
+
+    def reply(body: dict[str, Any]) -> None:
+        replies.write(json.dumps(body) + "\n")
+        replies.flush()
+
+    studio = Studio()
+    for line in requests:
+        if line.strip():
+            reply(_answer(studio, line, reply))
+
+
+def _answer(studio: Studio, line: str, reply: Reply) -> dict[str, Any]:
+    try:
+        request = DrawRequest.model_validate(json.loads(line))
+        return {"event": "done", "files": studio.draw(request, reply)}
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        text = f"{printable(where)}: {printable(problem['msg'])}."
+    except json.JSONDecodeError as error:
+        text = f"The request is not JSON: {printable(error)}."
+    except InputError as error:
+        text = str(error)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        text = "There is not enough memory for this picture. Draw a smaller one."
+    except Exception as error:  # the studio shows one sentence, the trace goes to the log
+        traceback.print_exc()
+        text = f"Drawing failed by our own defect ({type(error).__name__}: {printable(error)})."
+    return {"event": "error", "text": text}
+
+
+def main() -> int:
+    """Keep standard output for replies only; whatever libraries print goes to standard error."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin, replies)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
