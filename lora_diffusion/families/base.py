@@ -77,6 +77,7 @@ class DiffusionBase(ABC):
     vae: nn.Module
     scheduler_config: dict[str, Any]
     latent_factor: int  # pixels per latent, along one side
+    native_size_px: int  # the side it was trained to draw
 
     @property
     def unet(self) -> nn.Module:

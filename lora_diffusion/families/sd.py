@@ -59,6 +59,7 @@ class StableDiffusion(DiffusionBase):
         self.prediction = prediction
         self.clip_skip = clip_skip
         self.latent_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.native_size_px = unet.config.sample_size * self.latent_factor
         for model in (*self.parts.values(), vae):
             model.eval().requires_grad_(False)
 
@@ -97,7 +98,9 @@ class StableDiffusion(DiffusionBase):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         output: Tensor = self.unet(
-            noisy, timesteps, encoder_hidden_states=conditioning.context
+            noisy.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning.context.to(self.dtype),
         ).sample
         return output
 
