@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, TypeVar
 
 import torch
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.families import detect, folder, hub, layout, single_file
 from lora_diffusion.families.base import DiffusionBase, Prediction
-from lora_diffusion.families.sd import StableDiffusion
+from lora_diffusion.families.detect import Found
+from lora_diffusion.families.request import Progress, Request
+from lora_diffusion.formats.header import Header, read_header
 
-Progress = Callable[[str], None]
+L = TypeVar("L")
+
+HUB_PREFIX = "hub:"
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+class FolderLoader(Protocol):
+    def __call__(self, request: Request) -> DiffusionBase: ...
+
+
+class FileLoader(Protocol):
+    def __call__(self, request: Request, header: Header) -> DiffusionBase: ...
+
+
+# Architecture -> what opens it. A new family adds its lines here and a class beside `sd.py`.
+_FOLDERS: Mapping[str, FolderLoader] = {"sd15": folder.load}
+_FILES: Mapping[str, FileLoader] = {"sd15": single_file.load}
 
 
 def load_base(
@@ -30,58 +49,134 @@ def load_base(
     """Load a base model, frozen and in evaluation mode.
 
     Args:
-        location: folder in diffusers layout, `.safetensors` checkpoint, hub id (`owner/name`) or
-            `bundled:NAME`.
+        location: folder in diffusers layout, `.safetensors` checkpoint, hub id (`owner/name`, or
+            `hub:owner/name` where a folder of that name is in the way) or `bundled:NAME`. A local
+            path never asks the network.
         device: where the models go.
         dtype: of the UNet and text encoder; the VAE stays in fp32 on fp16, which overflows in it.
-        tokenizer: folder with the CLIP tokenizer, for a single file.
+        tokenizer: folder with the CLIP tokenizer, for a single file; on a folder it replaces the
+            one inside.
         prediction: overrides what the base says of itself.
         clip_skip: text-encoder layer counted from the last, from 1.
         on_progress: called with a line of text when something slow begins.
 
     Raises:
-        InputError: nothing there, not a model, or of an architecture that is not supported.
+        InputError: nothing there, not a model, broken, or of an architecture that is not
+            supported. The message names the file, the cause and the fix.
     """
-    path = bundled.resolve(str(location))
-    if path.is_dir():
-        return _load_folder(path, str(location), device, dtype, prediction, clip_skip)
-    raise InputError(
-        f"Base model '{printable(location)}': there is no such folder or file. Give a diffusers "
-        "folder, a .safetensors checkpoint, or a hub id such as owner/name."
-    )
-
-
-def _load_folder(
-    path: Path,
-    name: str,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    prediction: Prediction | Literal["auto"],
-    clip_skip: int,
-) -> DiffusionBase:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    if not (path / "model_index.json").is_file():
-        raise InputError(
-            f"{printable(path)}: has no model_index.json, so it is not a diffusers model folder."
-        )
-    scheduler: dict[str, Any] = json.loads(
-        (path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
-    )
-    says: Prediction = scheduler.get("prediction_type", "epsilon")
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype
-    unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype)
-    vae = AutoencoderKL.from_pretrained(path, subfolder="vae", torch_dtype=vae_dtype)
-    text = CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=dtype)
-    return StableDiffusion(
-        arch="sd15",
+    report: Progress = on_progress or _say_nothing
+    source = locate(str(location))
+    if isinstance(source, Path):
+        path, name = source, _short_name(str(location), source)
+    else:
+        half = dtype in (torch.float16, torch.bfloat16)
+        path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
+        name = source
+    header = None if path.is_dir() else _read_checkpoint_header(path)
+    found = _recognise_folder(path) if header is None else detect.checkpoint(header)
+    request = Request(
+        path=path,
         name=name,
-        unet=unet.to(device),
-        vae=vae.to(device),
-        text_encoder=text.to(device),
-        tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
-        scheduler_config=scheduler,
-        prediction=says if prediction == "auto" else prediction,
+        found=found,
+        device=torch.device(device),
+        dtype=dtype,
+        tokenizer=None if tokenizer is None else Path(tokenizer).expanduser(),
+        prediction=prediction,
         clip_skip=clip_skip,
+        on_progress=report,
     )
+    if header is None:
+        return _supported(_FOLDERS, request.where, found)(request)
+    return _supported(_FILES, request.where, found)(request, header)
+
+
+def locate(location: str) -> Path | str:
+    """`location` as a path that exists, or as a hub id. Asks no network.
+
+    Raises:
+        InputError: it is neither.
+    """
+    shown = f"Base model '{printable(location)}'"
+    if not location.strip():
+        raise InputError("model.base is empty. Give a folder, a .safetensors file or a hub id.")
+    if location.startswith(HUB_PREFIX):
+        repo = location.removeprefix(HUB_PREFIX)
+        if hub.looks_like_id(repo):
+            return repo
+        raise InputError(f"{shown}: after '{HUB_PREFIX}' comes owner/name.")
+    if "://" in location:
+        raise InputError(
+            f"{shown}: is an address. Give the hub id alone (owner/name), or download the file and "
+            "give its path."
+        )
+    path = bundled.resolve(location)
+    if _exists(path):
+        return path
+    # With a folder called `owner` here, a mistyped path is likelier than a hub id.
+    if hub.looks_like_id(location) and not _exists(Path(location).parent):
+        return location
+    raise InputError(f"{shown}: there is no such folder or file.{_suggestion(path, location)}")
+
+
+def _read_checkpoint_header(path: Path) -> Header:
+    if path.suffix.lower() in _PICKLES:
+        raise InputError(
+            f"{printable(path.name)}: is a Python pickle, which can run code on loading, and is "
+            "refused. Get the .safetensors version, or convert it on a machine that you trust."
+        )
+    return read_header(path)
+
+
+def _recognise_folder(path: Path) -> Found:
+    layout.refuse_if_no_model(path, printable(path.name or path))
+    return detect.folder(path)
+
+
+def _accept_folder(path: Path) -> None:
+    """Refuse a model on the hub before its weights are downloaded."""
+    _supported(_FOLDERS, "This model", detect.folder(path))
+
+
+def _supported(loaders: Mapping[str, L], where: str, found: Found) -> L:
+    """The loader for what was found.
+
+    Raises:
+        InputError: there is none; says what the model is and what can be trained.
+    """
+    if found.arch in loaders:
+        return loaders[found.arch]
+    trained = " and ".join(detect.TITLES[arch] for arch in loaders)
+    raise InputError(
+        f"{where}: is {found.describe()}. This version trains {trained}; choose such a base."
+    )
+
+
+def _short_name(location: str, path: Path) -> str:
+    if location.startswith(bundled.PREFIX):
+        return location
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or not a name at all
+        return False
+
+
+def _suggestion(path: Path, location: str) -> str:
+    """What to do about a path that is not there, with the nearest name that is."""
+    beside: list[str] = []
+    if _exists(path.parent) and path.parent.is_dir():
+        beside = sorted(entry.name for entry in path.parent.iterdir())
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    fix = f" Did you mean {printable(near[0])}?" if near else ""
+    if hub.looks_like_id(location):
+        return f"{fix} If you mean the hub, write {HUB_PREFIX}{printable(location)}."
+    if near:
+        return fix
+    return " Give a diffusers folder, a .safetensors checkpoint, or a hub id such as owner/name."
+
+
+def _say_nothing(line: str) -> None:
+    """The progress of a caller who asked for none."""

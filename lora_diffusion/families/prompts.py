@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK = 75
+LENGTH = 77  # tokens that CLIP reads at once
+CHUNK = LENGTH - 2  # of them the prompt's own
 
 
 def token_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -46,11 +47,12 @@ def encode(encoder: nn.Module, ids: Tensor, clip_skip: int) -> Tensor:
     """
     prompts, chunks, length = ids.shape
     device = next(encoder.parameters()).device
-    output = encoder(ids.reshape(prompts * chunks, length).to(device), output_hidden_states=True)
+    flat = ids.reshape(prompts * chunks, length).to(device)
     if clip_skip == 1:
-        states = output.last_hidden_state  # final norm applied
+        states = encoder(flat).last_hidden_state  # final norm applied
     else:
-        inner = getattr(encoder, "text_model", encoder)  # transformers 5 dropped this level
+        inner: Any = getattr(encoder, "text_model", encoder)  # transformers 5 dropped this level
+        output = encoder(flat, output_hidden_states=True)
         states = inner.final_layer_norm(output.hidden_states[-clip_skip])
     result: Tensor = states.reshape(prompts, chunks * length, -1)
     return result
