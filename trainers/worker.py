@@ -36,7 +36,7 @@ from lora_diffusion.families import DiffusionBase
 from lora_diffusion.generate import PictureSpec, draw
 from lora_diffusion.inject import AdapterHandle
 from trainers.devices import choose
-from trainers.files import replace_atomically
+from lora_diffusion.files import replace_atomically
 from trainers.spec import ModelSpec
 
 MAX_ATTACHED = 8

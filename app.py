@@ -1,0 +1,92 @@
+"""Open the studio: `python app.py`. It prints the link that lets a browser in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_diffusion.errors import InputError, printable
+
+_HERE = Path(__file__).resolve().parent
+DEFAULT_PORT = 7860
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; a wrong one ends the program with code 2."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="The studio: train LoRAs, watch them, try them.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="port; the next free one where it is taken"
+    )
+    parser.add_argument("--password", help="ask for this password; needed beyond this computer")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="folder of base models to offer")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", default=_HERE / "runs", help="where runs are kept"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the studio until interrupted."""
+    options = parse(argv)
+    try:
+        return _open(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _open(options: argparse.Namespace) -> int:
+    # Gradio takes seconds to import; a wrong option should not wait for it.
+    from ui.security import Access, check_host, is_loopback
+
+    check_host(options.host, options.password)
+    if not 0 < options.port < 65_536:
+        raise InputError(f"--port {options.port}: must be between 1 and 65535.")
+    if options.models is not None and not options.models.is_dir():
+        raise InputError(f"--models {printable(options.models)}: there is no such folder.")
+    try:
+        options.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--runs {printable(options.runs)}: can't be made ({error.strerror}). Choose another."
+        ) from None
+
+    from ui.context import open_context
+    from ui.server import listen, secured, serve
+
+    listening = listen(options.host, options.port)
+    access = Access(options.host, listening.getsockname()[1], options.password)
+    context = open_context(options.runs.resolve(), options.models)
+    try:
+        gate = secured(context, access)
+        print(f"Studio: {access.url}", flush=True)
+        if not is_loopback(options.host):
+            print("The password travels unencrypted; use it in a network you trust.", flush=True)
+        if not options.no_browser:
+            _show(access.url)
+        serve(gate, listening)
+    finally:
+        context.drawer.close()
+    return 0
+
+
+def _show(url: str) -> None:
+    """Open the browser by a private file, so that the token is on no command line."""
+    handle, name = tempfile.mkstemp(prefix="lora-studio-", suffix=".html")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:  # mkstemp: readable by us alone
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">')
+    webbrowser.open(Path(name).as_uri())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""One run as read from its folder: `events.jsonl` tailed from an offset, never held open."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers import jobs
+from trainers.events import OUTCOMES, Event, read_events
+from trainers.jobs import RunDir, Status
+from ui.charts import Series
+
+_SPEED_WINDOW = 30
+
+
+@dataclass
+class Progress:
+    """What the events have told so far."""
+
+    started: dict[str, Any] = field(default_factory=dict)
+    phase: dict[str, Any] = field(default_factory=dict)
+    loss: Series = field(default_factory=Series)
+    last_step: dict[str, Any] = field(default_factory=dict)
+    recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SPEED_WINDOW))
+    previews: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    exports: dict[int, str] = field(default_factory=dict)
+    checkpoint_step: int | None = None
+    notes: list[str] = field(default_factory=list)
+    outcome: Event | None = None
+    pace_from: tuple[int, float] | None = None
+    last_at: float | None = None
+
+    @property
+    def step(self) -> int:
+        """The newest step."""
+        return self.loss.steps[-1] if self.loss.steps else 0
+
+    @property
+    def total(self) -> int:
+        """How many steps the run will have; 0 where not known yet."""
+        return _whole(self.started.get("total_steps"))
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """The mean over the newest steps, without previews and saving."""
+        times = self.recent_seconds
+        return sum(times) / len(times) if times else None
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds of wall clock a step, with everything that happens between steps."""
+        if self.pace_from is None or self.last_at is None:
+            return None
+        steps = self.step - self.pace_from[0]
+        wall = self.last_at - self.pace_from[1]
+        return wall / steps if steps >= 10 and wall > 0 else self.seconds_a_step
+
+    def take(self, event: Event) -> None:
+        """Add one event. A body that lacks a field, or holds another type, is passed over."""
+        body = event.body
+        self.last_at = event.at
+        self.outcome = event if event.kind in OUTCOMES else None
+        if event.kind == "started":
+            self.started = body
+            self._rewind(_whole(body.get("resumed_at")))
+        elif event.kind == "phase":
+            self.phase = body
+        elif event.kind == "step":
+            self._take_step(body, event.at)
+        elif event.kind == "preview" and isinstance(body.get("pictures"), list):
+            kept = [p for p in body["pictures"] if isinstance(p, dict)]
+            self.previews[_whole(body.get("step"))] = kept
+        elif event.kind == "export" and isinstance(body.get("file"), str):
+            self.exports[_whole(body.get("step"))] = body["file"]
+        elif event.kind == "checkpoint":
+            self.checkpoint_step = _whole(body.get("step"))
+        elif event.kind == "note":
+            self.notes.append(str(body.get("text", "")))
+
+    def _take_step(self, body: dict[str, Any], at: float) -> None:
+        loss, seconds = body.get("loss"), body.get("seconds")
+        if not isinstance(loss, int | float) or not math.isfinite(loss):
+            return
+        self.phase = {}
+        self.last_step = body
+        if self.pace_from is None:
+            self.pace_from = (_whole(body.get("step")), at)
+        self.loss.add(_whole(body.get("step")), float(loss))
+        if isinstance(seconds, int | float) and 0 < seconds < 86_400:
+            self.recent_seconds.append(float(seconds))
+
+    def _rewind(self, step: int) -> None:
+        self.loss.rewind(step)
+        self.previews = {s: p for s, p in self.previews.items() if s <= step}
+        self.exports = {s: f for s, f in self.exports.items() if s <= step}
+        self.recent_seconds.clear()
+        self.pace_from = None
+        self.last_step = {}
+
+
+class Follower:
+    """Keeps one run's `Progress` up to date, reading only what is new."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.progress = Progress()
+        self.offset = 0
+        self._inode = 0
+        self._lock = threading.Lock()
+
+    def catch_up(self) -> Progress:
+        """Read the events written since the last call."""
+        with self._lock:
+            try:
+                stat = self.run.events_file.stat()
+                size, inode = stat.st_size, stat.st_ino
+            except OSError:
+                size, inode = 0, 0
+            if size < self.offset or inode != self._inode:  # another file took its place
+                self.progress, self.offset, self._inode = Progress(), 0, inode
+            if size > self.offset:
+                events, self.offset = read_events(self.run.events_file, self.offset)
+                for event in events:
+                    self.progress.take(event)
+            return self.progress
+
+    def status(self) -> Status:
+        """How the run stands. An outcome counts at once, though its process may take a moment
+        to end; a process younger than the outcome is a resumed run that is starting."""
+        outcome = self.progress.outcome
+        if jobs.is_alive(self.run):
+            if outcome is not None and outcome.at >= _process_start(self.run):
+                return _as_status(outcome.kind)
+            return "running"
+        if outcome is not None:
+            return _as_status(outcome.kind)
+        return "interrupted" if self.run.process_file.exists() else "prepared"
+
+
+class Followers:
+    """All runs of one folder, each followed once for all pages."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._known: dict[str, Follower] = {}
+
+    def all(self) -> list[Follower]:
+        """Every run, newest first, caught up."""
+        found = [self._of(run) for run in jobs.list_runs(self.runs)]
+        for follower in found:
+            follower.catch_up()
+        return found
+
+    def get(self, name: object) -> Follower | None:
+        """The run of that name, caught up. Only names of existing run folders find anything."""
+        for run in jobs.list_runs(self.runs):
+            if run.path.name == name:
+                follower = self._of(run)
+                follower.catch_up()
+                return follower
+        return None
+
+    def _of(self, run: RunDir) -> Follower:
+        return self._known.setdefault(run.path.name, Follower(run))
+
+
+def _process_start(run: RunDir) -> float:
+    try:
+        created = json.loads(run.process_file.read_text(encoding="utf-8"))["created"]
+        return float(created)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _as_status(kind: str) -> Status:
+    return "finished" if kind == "finished" else "stopped" if kind == "stopped" else "failed"
+
+
+def _whole(value: object) -> int:
+    """`value` as an int; 0 for anything that is none."""
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0

@@ -1,0 +1,165 @@
+"""The simple form: its few fields, and how they become settings through the one schema."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lora_diffusion.errors import InputError, printable
+from trainers import layering
+from trainers.layering import build_spec, read_preset, to_argv
+from trainers.spec import JobSpec
+from ui import datasets, models
+
+DEMO_FOLDERS = {
+    "Demo character": "bundled:demo_character",
+    "Demo style": "bundled:demo_style",
+}
+OWN_PICTURES = "My own folder"
+_SCHEMA_PREFIX = re.compile(r"^'?[\w.]+'? = .*?: (?=[A-Z])")
+_SCHEMA_HELP = re.compile(r" \([^()]*\.\)(?: \(\d+ more of this kind follow\.\))?$")
+
+Layer = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What stands in the form. Numbers are as typed; the schema reads them."""
+
+    preset: str
+    pictures: str
+    folder: str
+    base: str
+    name: str
+    trigger: str
+    steps: str
+    rank: str
+    lr: str
+
+    @property
+    def location(self) -> str:
+        """The folder of pictures that is chosen."""
+        return DEMO_FOLDERS.get(self.pictures, self.folder)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a preset puts into the form."""
+
+    pictures: str
+    base: str
+    name: str
+    trigger: str
+    steps: str
+    rank: str
+    lr: str
+
+
+def start_of(preset: str) -> Start:
+    """The form as the preset fills it.
+
+    Raises:
+        InputError: no such preset.
+    """
+    spec = build_spec([read_preset(preset)])
+    by_folder = {folder: name for name, folder in DEMO_FOLDERS.items()}
+    given = read_preset(preset).get("data", {}).get("folder")
+    return Start(
+        pictures=by_folder.get(given, OWN_PICTURES),
+        base=spec.model.base,
+        name=spec.save.name or preset.replace("_", "-"),
+        trigger=spec.data.trigger or "",
+        steps="" if spec.schedule.steps is None else str(spec.schedule.steps),
+        rank=str(spec.adapter.rank),
+        lr=f"{spec.optim.lr_unet:g}",
+    )
+
+
+def to_spec(answers: Answers) -> JobSpec:
+    """The settings of the run.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    datasets.look(answers.location)
+    models.check_base(answers.base)
+    return build_spec([read_preset(answers.preset), *_field_layers(answers).values()])
+
+
+def problems(answers: Answers) -> dict[str, str]:
+    """What is wrong, by field; empty where the run can start."""
+    found: dict[str, str] = {}
+    _note(found, "folder", lambda: datasets.look(answers.location))
+    _note(found, "base", lambda: models.check_base(answers.base))
+    try:
+        preset = read_preset(answers.preset)
+    except InputError as error:
+        return {**found, "preset": str(error)}
+    for name, layer in _field_layers(answers).items():
+        _note(found, name, lambda layer=layer: build_spec([preset, layer]))  # type: ignore[misc]
+    return found
+
+
+def command(answers: Answers) -> str:
+    """The command line that does the same run.
+
+    Raises:
+        InputError: the form is not valid yet.
+    """
+    spec = to_spec(answers)
+    program = ["python", "-m", "trainers.dreambooth_lora", "--output_dir"]
+    return shlex.join([*program, f"runs/{answers.name.strip() or 'run'}", *to_argv(spec)])
+
+
+def _field_layers(answers: Answers) -> dict[str, Layer]:
+    """Each field as a layer over the preset. Rates and alpha keep the preset's proportions."""
+    preset = build_spec([read_preset(answers.preset)])
+    layers: dict[str, Layer] = {
+        "folder": {"data": {"folder": answers.location.strip()}},
+        "base": {"model": {"base": answers.base.strip()}},
+        "name": {"save": {"name": answers.name.strip() or None}},
+        "trigger": {"data": {"trigger": answers.trigger.strip() or None}},
+        "rank": {"adapter": {"rank": answers.rank.strip(), **_alpha(preset, answers.rank)}},
+        "lr": {"optim": {"lr_unet": answers.lr.strip(), **_text_rate(preset, answers.lr)}},
+    }
+    if answers.steps.strip() or preset.schedule.epochs is None:
+        layers["steps"] = {"schedule": {"steps": answers.steps.strip().replace(",", "")}}
+    return layers
+
+
+def _alpha(preset: JobSpec, rank: str) -> dict[str, Any]:
+    if preset.adapter.alpha is None or not rank.strip().isdecimal():
+        return {}
+    return {"alpha": preset.adapter.alpha / preset.adapter.rank * int(rank)}
+
+
+def _text_rate(preset: JobSpec, lr: str) -> dict[str, Any]:
+    try:
+        rate = float(lr)
+    except ValueError:
+        return {}
+    if not preset.optim.lr_unet or not 0 <= rate <= 1:
+        return {}
+    share = preset.optim.lr_text / preset.optim.lr_unet
+    return {"lr_text": float(f"{min(1.0, rate * share):.6g}")}
+
+
+def _note(found: dict[str, str], name: str, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except InputError as error:
+        found[name] = _plain(str(error))
+
+
+def _plain(text: str) -> str:
+    """The schema's sentence without the setting's name and help, which stand beside it anyway."""
+    return printable(_SCHEMA_HELP.sub("", _SCHEMA_PREFIX.sub("", text)), 300)
+
+
+def preset_choices() -> list[tuple[str, str]]:
+    """(label, name) of the presets, the demos first."""
+    names = sorted(layering.preset_names(), key=lambda n: (not n.startswith("demo"), n))
+    return [(name.replace("_", " ").replace("-", " ").capitalize(), name) for name in names]

@@ -1,0 +1,160 @@
+// Shared by all tabs: building elements, tabs, light and dark, keys, the header.
+"use strict";
+(() => {
+  const Studio = (window.Studio = window.Studio || {});
+
+  // ---- elements: text always enters as text, never as markup ----
+  Studio.h = (tag, props = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(props)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name === "class") node.className = value;
+      else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else node.setAttribute(name, value === true ? "" : String(value));
+    }
+    node.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+    return node;
+  };
+
+  Studio.setText = (node, text) => {
+    if (node.textContent !== text) node.textContent = text;
+  };
+
+  Studio.number = (value) => value.toLocaleString("en-US");
+
+  Studio.duration = (seconds) => {
+    const whole = Math.max(0, Math.round(seconds));
+    if (whole < 60) return `${whole} s`;
+    if (whole < 3600) {
+      const minutes = Math.floor(whole / 60);
+      return minutes < 3 && whole % 60 ? `${minutes} min ${whole % 60} s` : `${Math.round(whole / 60)} min`;
+    }
+    const minutes = Math.round((whole % 3600) / 60);
+    return minutes ? `${Math.floor(whole / 3600)} h ${minutes} min` : `${Math.floor(whole / 3600)} h`;
+  };
+
+  Studio.copy = async (text, button) => {
+    const before = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Select and copy";
+    }
+    setTimeout(() => (button.textContent = before), 1600);
+  };
+
+  // ---- tabs and deep links ----
+  const TABS = ["train", "runs", "try"];
+  const tabButton = (id) => {
+    const label = id[0].toUpperCase() + id.slice(1);
+    return [...document.querySelectorAll("#st-tabs button[role=tab]")].find(
+      (button) => button.textContent.trim() === label,
+    );
+  };
+
+  Studio.currentTab = () => {
+    const chosen = document.querySelector('#st-tabs button[role=tab][aria-selected="true"]');
+    return chosen ? chosen.textContent.trim().toLowerCase() : "runs";
+  };
+
+  Studio.openTab = (id) => {
+    const button = tabButton(id);
+    if (button && button.getAttribute("aria-selected") !== "true") button.click();
+  };
+
+  Studio.link = (changes) => {
+    const query = new URLSearchParams(location.search);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value) query.set(name, value);
+      else query.delete(name);
+    }
+    const text = query.toString();
+    history.replaceState(history.state, "", text ? `?${text}` : location.pathname);
+  };
+
+  // ---- light and dark: the system's choice until one is made here ----
+  const wanted = () => {
+    const kept = localStorage.getItem("studio-theme");
+    if (kept === "dark" || kept === "light") return kept;
+    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  };
+  const applyTheme = () => {
+    const dark = wanted() === "dark";
+    if (document.body.classList.contains("dark") !== dark) {
+      document.body.classList.toggle("dark", dark);
+    }
+    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  };
+  Studio.switchTheme = () => {
+    localStorage.setItem("studio-theme", wanted() === "dark" ? "light" : "dark");
+    applyTheme();
+    window.dispatchEvent(new Event("studio-theme"));
+  };
+
+  // ---- keys: never while typing, except with Ctrl ----
+  const keys = [];
+  Studio.onKey = (handler) => keys.push(handler);
+  const typing = (target) =>
+    target instanceof Element &&
+    Boolean(target.closest("input:not([type=range]):not([type=radio]), textarea, select, [contenteditable]"));
+
+  document.addEventListener("keydown", (event) => {
+    const free = !typing(event.target) && !event.metaKey && !event.altKey && !event.ctrlKey;
+    if (free && event.key === "t") Studio.switchTheme();
+    if (free && ["1", "2", "3"].includes(event.key)) Studio.openTab(TABS[Number(event.key) - 1]);
+    if ((event.ctrlKey || event.metaKey) && event.key === "Enter") {
+      const main = { train: "#st-start", try: "#st-draw" }[Studio.currentTab()];
+      const button = main && document.querySelector(main);
+      if (button && !button.disabled) {
+        event.preventDefault();
+        button.click();
+      }
+    }
+    for (const handler of keys) handler(event, free);
+  });
+  document.addEventListener("keyup", (event) => {
+    for (const handler of keys) handler(event, false);
+  });
+
+  // ---- header ----
+  Studio.mountHeader = (element) => {
+    applyTheme();
+    new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
+    element.querySelector("[data-theme-switch]").addEventListener("click", Studio.switchTheme);
+    const pill = element.querySelector(".st-pill");
+    pill.addEventListener("click", () => Studio.openRun && Studio.openRun(pill.dataset.run));
+    Studio.header = { pill, away: element.querySelector(".st-away") };
+
+    const asked = new URLSearchParams(location.search).get("tab");
+    const settle = () => {
+      if (!tabButton("train")) return void setTimeout(settle, 50);
+      if (TABS.includes(asked)) Studio.openTab(asked);
+      document.querySelector("#st-tabs").addEventListener("click", (event) => {
+        if (event.target.closest("button[role=tab]")) {
+          setTimeout(() => Studio.link({ tab: Studio.currentTab() }), 0);
+        }
+      });
+    };
+    settle();
+  };
+
+  Studio.showRunning = (card) => {
+    const header = Studio.header;
+    if (!header) return;
+    header.pill.hidden = !card;
+    const share = card ? Math.floor(card.share * 100) : 0;
+    if (card) {
+      header.pill.dataset.run = card.id;
+      const text = [`${share}%`, card.left].filter(Boolean).join(" · ");
+      Studio.setText(header.pill.querySelector("span"), text);
+      header.pill.title = `${card.title}: open this run`;
+    }
+    document.title = card ? `${share}% · ${card.title}` : "LoRA studio";
+  };
+
+  Studio.showAway = (away) => {
+    if (Studio.header) Studio.header.away.hidden = !away;
+  };
+})();

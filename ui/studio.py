@@ -1,0 +1,57 @@
+"""The page: header and tabs. Each tab builds itself in its own file."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ui import runs_tab, train_tab, try_tab
+from ui.context import Context
+
+# Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
+HEAD = '<link rel="stylesheet" href="/studio/static/studio.css">' + "".join(
+    f'<script defer src="/studio/static/{name}.js"></script>'
+    for name in ("studio", "chart", "runs", "forms")
+)
+_HEADER = """
+<header class="st st-header">
+  <a class="st-mark" href="/" aria-label="LoRA studio, start page">
+    <svg width="28" height="28" viewBox="0 0 28 28" aria-hidden="true">
+      <rect class="st-mark-b" x="11" y="11" width="14" height="14" rx="3"></rect>
+      <rect class="st-mark-a" x="3" y="3" width="14" height="14" rx="4"></rect>
+    </svg>
+    <span>LoRA studio</span>
+  </a>
+  <span class="st-header-right">
+    <span class="st-away" role="status" hidden>Studio is restarting. Training goes on.</span>
+    <button class="st-pill" type="button" hidden><i></i><span></span></button>
+    <button class="st-icon" type="button" data-theme-switch title="Light or dark (T)"
+      aria-label="Switch between light and dark">
+      <svg width="20" height="20" viewBox="0 0 20 20" aria-hidden="true">
+        <circle cx="10" cy="10" r="6.5" fill="none" stroke="currentColor" stroke-width="1.5"/>
+        <path d="M10 3.5a6.5 6.5 0 0 1 0 13z" fill="currentColor"/>
+      </svg>
+    </button>
+  </span>
+</header>
+"""
+
+
+def build(context: Context) -> gr.Blocks:
+    """The whole page, ready to be mounted."""
+    with gr.Blocks(title="LoRA studio", analytics_enabled=False) as page:
+        gr.HTML(
+            html_template=_HEADER,
+            js_on_load="Studio.mountHeader(element)",
+            apply_default_css=False,
+            elem_id="st-top",
+        )
+        with gr.Tabs(selected="runs", elem_id="st-tabs"):
+            with gr.Tab("Train", id="train"):
+                train = train_tab.build(context)
+            with gr.Tab("Runs", id="runs"):
+                runs = runs_tab.build(context)
+            with gr.Tab("Try", id="try"):
+                trial = try_tab.build(context)
+        train_tab.connect(train, runs)
+        try_tab.connect(trial, runs, context)
+    return page

@@ -1,0 +1,221 @@
+"""The Train tab: a short form on the left, what will be made on the right."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_diffusion.errors import InputError, printable
+from trainers import jobs
+from ui import datasets, form, models, words
+from ui.context import Context
+from ui.form import Answers
+from ui.runs_tab import DEMO_PRESET, refuse_second_run
+
+SHOWN_PICTURES = 16
+_THUMBNAIL_PX = 160
+_FIELDS = ("preset", "pictures", "folder", "base", "name", "trigger", "steps", "rank", "lr")
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """The parts that other tabs speak to."""
+
+    pictures: gr.Radio
+    folder: gr.Textbox
+
+
+def build(context: Context) -> TrainTab:
+    """Build the tab and wire its own events."""
+    first = form.start_of(DEMO_PRESET)
+    with gr.Row(elem_classes="st-train"):
+        with gr.Column(elem_classes="st-form", scale=3, min_width=320):
+            preset = gr.Dropdown(
+                form.preset_choices(),
+                value=DEMO_PRESET,
+                label="What are you teaching?",
+                info="Picks settings known to suit it; everything below can still be changed.",
+                elem_id="st-preset",
+            )
+            pictures = gr.Radio(
+                [*form.DEMO_FOLDERS, form.OWN_PICTURES],
+                value=first.pictures,
+                label="Pictures",
+                info="The pictures and captions to learn from.",
+                elem_id="st-pictures",
+            )
+            folder = gr.Textbox(
+                "",
+                label="Folder",
+                info="On the computer that runs the studio. A .txt beside a picture is its caption.",
+                placeholder="/home/me/pictures/my-cat",
+                visible=first.pictures == form.OWN_PICTURES,
+                elem_id="st-folder",
+            )
+            base = gr.Dropdown(
+                models.offered(context.models),
+                value=first.base,
+                label="Base model",
+                info="The model your LoRA will work with; choose what you draw with.",
+                allow_custom_value=True,
+                elem_id="st-base",
+            )
+            with gr.Row(elem_classes="st-pair"):
+                name = gr.Textbox(
+                    first.name, label="Name", info="Becomes the file name.", elem_id="st-name"
+                )
+                trigger = gr.Textbox(
+                    first.trigger,
+                    label="Trigger word",
+                    info="The word that calls your subject up in a prompt.",
+                    elem_id="st-trigger",
+                )
+            with gr.Row(elem_classes="st-pair"):
+                steps = gr.Textbox(
+                    first.steps,
+                    label="Training steps",
+                    info="More steps learn more and, past some point, memorise.",
+                    elem_id="st-steps",
+                )
+                rank = gr.Textbox(
+                    first.rank,
+                    label="Detail (rank)",
+                    info="How much the LoRA can hold; higher makes larger files.",
+                    elem_id="st-rank",
+                )
+                lr = gr.Textbox(
+                    first.lr,
+                    label="Learning rate",
+                    info="How far each step moves; halve it if pictures look burnt.",
+                    elem_id="st-lr",
+                )
+        with gr.Column(elem_classes="st-side", scale=2, min_width=300):
+            preview = gr.HTML(
+                _dataset_card(context, form.DEMO_FOLDERS.get(first.pictures, "")),
+                elem_classes="st-block",
+                apply_default_css=False,
+            )
+            with gr.Row(elem_classes="st-actions"):
+                start = gr.Button("Start training", variant="primary", elem_id="st-start")
+                copy = gr.Button("Copy command", elem_id="st-copy")
+            said = gr.HTML(
+                "",
+                js_on_load="Studio.mountSaid(element, watch)",
+                elem_id="st-said",
+                elem_classes="st-block",
+                apply_default_css=False,
+            )
+    fields = [preset, pictures, folder, base, name, trigger, steps, rank, lr]
+
+    def fill(chosen: str) -> list[Any]:
+        try:
+            at = form.start_of(chosen)
+        except InputError:
+            return [gr.skip()] * 8
+        shown = gr.update(visible=at.pictures == form.OWN_PICTURES)
+        return [at.pictures, shown, at.base, at.name, at.trigger, at.steps, at.rank, at.lr]
+
+    def look(kind: str, typed: str) -> tuple[Any, str]:
+        location = form.DEMO_FOLDERS.get(kind, typed)
+        return gr.update(visible=kind == form.OWN_PICTURES), _dataset_card(context, location)
+
+    def begin(*given: Any) -> str:
+        return _begin(context, _answers(*given))
+
+    def show_command(*given: Any) -> str:
+        try:
+            text = form.command(_answers(*given))
+        except InputError as error:
+            return _note("bad", str(error))
+        return f'<div class="st" data-copy="{html.escape(text, quote=True)}"></div>'
+
+    def check(*given: Any) -> list[dict[str, Any]]:
+        wrong = form.problems(_answers(*given))
+        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in _FIELDS]
+
+    preset.input(
+        fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
+        api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+    gr.on(
+        [pictures.change, folder.change], look, [pictures, folder], [folder, preview],
+        api_visibility="private", show_progress="hidden", trigger_mode="always_last",
+    )  # fmt: skip
+    gr.on(
+        [field.change for field in fields], lambda *_: "", fields, said, validator=check,
+        api_visibility="private", show_progress="hidden", trigger_mode="always_last",
+    )  # fmt: skip
+    start.click(
+        begin, fields, said, validator=check,
+        api_visibility="private", show_progress="hidden", trigger_mode="once",
+    )  # fmt: skip
+    copy.click(
+        show_command, fields, said, api_visibility="private", show_progress="hidden"
+    )  # fmt: skip
+    return TrainTab(pictures, folder)
+
+
+def connect(tab: TrainTab, runs: gr.HTML) -> None:
+    """`Use my own pictures` on the Runs tab opens the folder box here."""
+    runs.own(
+        lambda: form.OWN_PICTURES, None, tab.pictures,
+        api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+
+
+def _answers(*given: Any) -> Answers:
+    texts = ["" if value is None else str(value) for value in given]
+    return Answers(**dict(zip(_FIELDS, texts, strict=True)))
+
+
+def _begin(context: Context, answers: Answers) -> str:
+    try:
+        spec = form.to_spec(answers)
+        refuse_second_run(context)
+        run = jobs.prepare(context.runs, answers.name or "run", spec)
+        jobs.start(run)
+    except InputError as error:
+        return _note("bad", str(error))
+    except OSError as error:
+        return _note("bad", f"The disk refused: {error.strerror or error}.")
+    return f'<div class="st" data-run="{html.escape(run.path.name, quote=True)}"></div>'
+
+
+def _note(kind: str, text: str) -> str:
+    shown = html.escape(printable(text, 500))
+    return f'<p class="st st-note st-{kind}" role="alert">{shown}</p>'
+
+
+def _dataset_card(context: Context, location: str) -> str:
+    """How many pictures, the first of them, and their captions."""
+    try:
+        found = datasets.look(location)
+    except InputError as error:
+        text = html.escape(printable(error, 300)) if location.strip() else (
+            "Type the folder that holds your pictures: 10 to 100 of them work well."
+        )  # fmt: skip
+        return f'<section class="st st-card st-dataset"><h2>Pictures</h2><p>{text}</p></section>'
+    figures = []
+    for path in found.pictures[:SHOWN_PICTURES]:
+        url = context.shelf.picture(path, _THUMBNAIL_PX)
+        caption = html.escape(found.caption(path) or "no caption", quote=True)
+        figures.append(
+            f'<figure title="{caption}"><img src="{url}" alt="{caption}" loading="lazy">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    count = words.counted(len(found.pictures), "picture")
+    captions = (
+        "all with captions"
+        if found.captioned == len(found.pictures)
+        else f"{found.captioned:,} with a caption"
+    )
+    more = len(found.pictures) - len(figures)
+    rest = f'<p class="st-muted">and {more:,} more</p>' if more else ""
+    return (
+        '<section class="st st-card st-dataset"><div class="st-card-head"><h2>'
+        f'{html.escape(words.place(location))}</h2><span class="st-muted">{count}, {captions}'
+        f'</span></div><div class="st-thumbs">{"".join(figures)}</div>{rest}</section>'
+    )

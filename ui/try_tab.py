@@ -1,0 +1,302 @@
+"""The Try tab: a run's adapter beside the bare base, drawn from the same noise."""
+
+from __future__ import annotations
+
+import html
+import json
+import queue
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_diffusion.errors import InputError, printable
+from trainers.jobs import RunDir
+from trainers.spec import JobSpec
+from ui import words
+from ui.context import Context
+from ui.drawing import Drawing, WeightedFile
+from ui.follow import Follower
+from ui.run_view import inside
+
+_SHOWN_PX = 1024
+_MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class TryTab:
+    """The parts that other tabs speak to."""
+
+    adapter: gr.Dropdown
+    prompt: gr.Textbox
+    seed: gr.Textbox
+
+
+def build(context: Context) -> TryTab:
+    """Build the tab and wire its own events."""
+    with gr.Row(elem_classes="st-try"):
+        with gr.Column(elem_classes="st-form", scale=2, min_width=300):
+            adapter = gr.Dropdown(
+                choices(context),
+                value=None,
+                label="Adapter",
+                info="A finished run, or a copy it saved on the way.",
+                elem_id="st-adapter",
+            )
+            prompt = gr.Textbox(
+                "",
+                label="Prompt",
+                info="Use the trigger word to call your subject up.",
+                lines=2,
+                max_length=2000,
+                elem_id="st-prompt",
+            )
+            weight = gr.Slider(
+                0,
+                1.5,
+                value=1.0,
+                step=0.05,
+                label="Weight",
+                info="0 is the base alone, 1 as trained.",
+                buttons=[],
+                elem_id="st-weight",
+            )
+            seed = gr.Textbox(
+                "42", label="Seed", info="The same seed gives the same noise.", elem_id="st-seed"
+            )
+            draw = gr.Button("Draw", variant="primary", elem_id="st-draw")
+        with gr.Column(elem_classes="st-side", scale=5, min_width=320):
+            result = gr.HTML(
+                _empty(context),
+                js_on_load="Studio.mountTry(element)",
+                elem_id="st-result",
+                elem_classes="st-block",
+                apply_default_css=False,
+            )
+    fields = [adapter, prompt, weight, seed]
+
+    def show(*given: Any) -> Iterator[str]:
+        yield from _draw(context, *given)
+
+    def pick(chosen: str | None, typed: str) -> str:
+        prompts = _prompts(context, chosen)
+        known = {text for f in context.followers.all() for text in _prompts_of(f)}
+        return prompts[0] if prompts and (not typed.strip() or typed in known) else typed
+
+    draw.click(
+        show, fields, result, api_visibility="private", show_progress="hidden",
+        trigger_mode="once", concurrency_limit=1, concurrency_id="draw",
+    )  # fmt: skip
+    weight.release(
+        show, fields, result, api_visibility="private", show_progress="hidden",
+        trigger_mode="always_last", concurrency_limit=1, concurrency_id="draw",
+    )  # fmt: skip
+    adapter.input(
+        pick, [adapter, prompt], prompt, api_visibility="private", show_progress="hidden"
+    )
+    adapter.focus(
+        lambda: gr.update(choices=choices(context)), None, adapter,
+        api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+    return TryTab(adapter, prompt, seed)
+
+
+def connect(tab: TryTab, runs: gr.HTML, context: Context) -> None:
+    """`Try it` on a finished run brings its adapter, a prompt and the preview's seed here."""
+
+    def bring(event: gr.EventData) -> tuple[Any, str, str]:
+        follower = context.followers.get(event._data.get("run") if event._data else None)
+        offered = choices(context)
+        if follower is None or not offered:
+            return gr.update(choices=offered), "", "42"
+        chosen = _value(follower, None)
+        prompts = _prompts_of(follower)
+        spec = follower.run.spec()
+        seed = str(spec.preview.seed)
+        return gr.update(choices=offered, value=chosen), prompts[0] if prompts else "", seed
+
+    runs.tryit(
+        bring, None, [tab.adapter, tab.prompt, tab.seed],
+        api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+
+
+def choices(context: Context) -> list[tuple[str, str]]:
+    """(label, value) of everything that can be tried: final adapters, then what lies between."""
+    found = []
+    for follower in context.followers.all():
+        name = printable(follower.run.path.name, 60)
+        if _file_of(follower, None) is not None:
+            found.append((name, _value(follower, None)))
+        for step in sorted(follower.progress.exports, reverse=True):
+            path = inside(follower.run, follower.progress.exports[step])
+            if path is not None and path.parent.name == "exports":
+                found.append((f"{name}, step {step:,}", _value(follower, step)))
+    return found
+
+
+def _value(follower: Follower, step: int | None) -> str:
+    return json.dumps([follower.run.path.name, step])
+
+
+def _find(context: Context, value: object) -> tuple[Follower, Path, str]:
+    """The run, the file and the label behind a choice.
+
+    Raises:
+        InputError: nothing chosen, or it is gone.
+    """
+    if not isinstance(value, str) or not value:
+        raise InputError("Choose an adapter first.")
+    try:
+        name, step = json.loads(value)
+    except (ValueError, TypeError):
+        raise InputError("Choose an adapter from the list.") from None
+    follower = context.followers.get(name)
+    path = _file_of(follower, step) if follower else None
+    if follower is None or path is None:
+        raise InputError("That adapter is gone. Choose another one.")
+    label = printable(follower.run.path.name, 60)
+    return follower, path, label if step is None else f"{label}, step {step:,}"
+
+
+def _file_of(follower: Follower, step: int | None) -> Path | None:
+    if step is not None:
+        return inside(follower.run, follower.progress.exports.get(step))
+    spec = _spec_of(follower.run)
+    if spec is None:
+        return None
+    path = follower.run.adapter_file(spec)
+    return path if path.is_file() and not path.is_symlink() else None
+
+
+def _spec_of(run: RunDir) -> JobSpec | None:
+    try:
+        return run.spec()
+    except InputError:
+        return None
+
+
+def _prompts(context: Context, value: object) -> list[str]:
+    try:
+        follower, _, _ = _find(context, value)
+    except InputError:
+        return []
+    return _prompts_of(follower)
+
+
+def _prompts_of(follower: Follower) -> list[str]:
+    pictures = next(iter(follower.progress.previews.values()), [])
+    return [printable(p["prompt"], 300) for p in pictures if isinstance(p.get("prompt"), str)]
+
+
+def _draw(
+    context: Context, chosen: object, prompt: object, weight: object, seed: object
+) -> Iterator[str]:
+    """Progress, then both pictures; one sentence where it can't be done."""
+    try:
+        follower, path, label = _find(context, chosen)
+        spec = follower.run.spec()
+        before = _drawing(spec, str(prompt or ""), _seed(seed))
+        strength = float(weight) if isinstance(weight, int | float) else 1.0
+        file = WeightedFile(str(path), strength, path.stat().st_mtime_ns)
+        after = replace(before, adapters=(file,))
+        shown: list[str] = []
+        for number, drawing in enumerate((before, after)):
+            for step in _steps(context, drawing):
+                if isinstance(step, Path):
+                    shown.append(context.shelf.picture(step, _SHOWN_PX) or "")
+                else:
+                    yield _busy(step[0], (number + step[1]) / 2)
+    except InputError as error:
+        yield f'<p class="st st-note st-bad" role="alert">{html.escape(str(error))}</p>'
+        return
+    yield _pictures(shown[0], shown[1], after, label)
+
+
+def _steps(context: Context, drawing: Drawing) -> Iterator[tuple[str, float] | Path]:
+    """The drawer's progress as it comes, then the picture."""
+    told: queue.Queue[tuple[str, float] | Path | InputError] = queue.Queue()
+
+    def work() -> None:
+        try:
+            told.put(context.drawer.draw(drawing, lambda text, share: told.put((text, share))))
+        except InputError as error:
+            told.put(error)
+        except OSError as error:
+            told.put(InputError(f"The disk refused: {printable(error.strerror or error)}."))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        item = told.get()
+        if isinstance(item, InputError):
+            raise item
+        yield item
+        if isinstance(item, Path):
+            return
+
+
+def _drawing(spec: JobSpec, prompt: str, seed: int) -> Drawing:
+    """Drawn as the run drew its previews."""
+    if not prompt.strip():
+        raise InputError("Type what to draw.")
+    preview = spec.preview
+    return Drawing(
+        base=spec.model.base,
+        adapters=(),
+        prompt=prompt.strip(),
+        negative=preview.negative,
+        seed=seed,
+        sampler=preview.sampler,
+        sampling_steps=preview.sampling_steps,
+        cfg=preview.cfg,
+        size_px=preview.size_px or spec.data.resolution_px,
+    )
+
+
+def _seed(typed: object) -> int:
+    text = str(typed if typed is not None else "").strip()
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _MAX_SEED:
+        raise InputError(f"Seed: type a whole number from 0 to {_MAX_SEED:,}.")
+    return int(text)
+
+
+def _busy(text: str, share: float) -> str:
+    return (
+        f'<div class="st st-busy" role="status"><span>{html.escape(text)}</span>'
+        f'<span class="st-bar"><i style="width:{share * 100:.1f}%"></i></span></div>'
+    )
+
+
+def _pictures(before: str, after: str, drawing: Drawing, label: str) -> str:
+    weight = drawing.adapters[0].weight
+    prompt = html.escape(printable(drawing.prompt, 300), quote=True)
+    name = html.escape(label)
+    parameters = (
+        f"seed {drawing.seed} · {drawing.sampling_steps} steps · {drawing.sampler} · "
+        f"guidance {drawing.cfg:g} · {drawing.size_px} px · {words.place(drawing.base)}"
+    )
+    return (
+        '<div class="st st-pair-pictures">'
+        f'<figure><img src="{before}" alt="Base alone: {prompt}">'
+        "<figcaption><b>Before</b> base alone</figcaption></figure>"
+        f'<figure class="st-after"><img src="{after}" data-before="{before}" '
+        f'alt="With {name} at {weight:g}: {prompt}">'
+        f"<figcaption><b>With {name}</b> at {weight:g}</figcaption></figure>"
+        f'<p class="st-muted">“{prompt}”<br>{html.escape(parameters)}</p></div>'
+    )
+
+
+def _empty(context: Context) -> str:
+    text = (
+        "Choose an adapter, type a prompt, and see what it changes."
+        if choices(context)
+        else "Train a LoRA first; it can be tried here as soon as a run has finished."
+    )
+    return (
+        '<div class="st st-empty"><span class="st-two" aria-hidden="true"><i></i><i></i></span>'
+        f"<h1>Before and after</h1><p>{text}</p></div>"
+    )
