@@ -1,0 +1,93 @@
+"""What is refused from names and shapes alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lora_diffusion.errors import AdapterFileError
+from lora_diffusion.formats import load_adapter
+from lora_diffusion.formats.describe import describe
+from lora_diffusion.formats.kohya_layout import MAX_LAYER_ELEMENTS, stem_of, stem_table
+from lora_diffusion.keys import LayerKey
+
+Write = Callable[..., Path]
+STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+KEY = LayerKey("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k")
+
+
+def layer(stem: str, inputs: int, outputs: int, rank: int = 1) -> dict[str, tuple[str, list[int]]]:
+    return {
+        f"{stem}.lora_down.weight": ("F16", [rank, inputs]),
+        f"{stem}.lora_up.weight": ("F16", [outputs, rank]),
+    }
+
+
+def test_stems_and_keys_are_inverse() -> None:
+    table = stem_table()
+    assert len(table) > 2_000
+    for stem, key in table.items():
+        assert stem_of(key) == stem
+    assert stem_of(LayerKey("unet", "down.blocks.0")) is None
+    assert stem_of(LayerKey("vae", "x")) is None
+    assert stem_of(LayerKey("unet", KEY.path.replace("attn2.to", "attn2_to"))) is None
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_rank_bombs_are_refused_without_memory(shaped_file: Write, with_base: bool) -> None:
+    """Some 0.8 MB of factors that stand for up to 80 GB of update."""
+    rng = random.Random(5)
+    shapes = dict.fromkeys(stem_table().values(), (320, 768)) if with_base else None
+    process = psutil.Process()
+    load_adapter(shaped_file(layer(STEM, 768, 320)), shapes)  # imports are not part of the cost
+    cause = "weight of shape" if with_base else "exhaust memory"
+    before, started = process.memory_info().rss, time.perf_counter()
+    for _ in range(200):
+        inputs = rng.randint(100_000, 300_000)
+        stem = rng.choice(list(stem_table()))
+        bomb = shaped_file(layer(stem, inputs, 400_000 - inputs), name="bomb.safetensors")
+        with pytest.raises(AdapterFileError, match=cause):
+            load_adapter(bomb, shapes)
+        with pytest.raises(AdapterFileError, match="exhaust memory"):
+            describe(bomb)
+    assert process.memory_info().rss - before < 64 << 20
+    assert time.perf_counter() - started < 20
+
+
+def test_the_largest_real_layers_are_taken(shaped_file: Write) -> None:
+    largest = {  # SD 1.x: conv1 of the second up block; SDXL's widest feed-forward
+        "lora_unet_up_blocks_1_resnets_0_conv1.lora_down.weight": ("F16", [64, 2560, 3, 3]),
+        "lora_unet_up_blocks_1_resnets_0_conv1.lora_up.weight": ("F16", [1280, 64, 1, 1]),
+        **layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj", 1280, 10240),
+    }
+    assert MAX_LAYER_ELEMENTS > 2560 * 9 * 1280
+    assert describe(shaped_file(largest)).modules == {"unet": 2}
+
+
+def test_a_base_of_other_shape_is_refused_before_reading(shaped_file: Write) -> None:
+    path = shaped_file(layer(STEM, 768, 320))
+    assert load_adapter(path, {KEY: (320, 768)}).layers.keys() == {KEY}
+    with pytest.raises(AdapterFileError, match=r"weight of shape \[320, 768\].*\[320, 1024\]"):
+        load_adapter(path, {KEY: (320, 1024)})
+    with pytest.raises(AdapterFileError, match=r"the base has no layer 'unet\.down_blocks"):
+        load_adapter(path, {})
+
+
+@pytest.mark.parametrize("dtype", ["I64", "U8"])
+def test_integer_factors_are_refused(shaped_file: Write, dtype: str) -> None:
+    tensors = {name: (dtype, shape) for name, (_, shape) in layer(STEM, 768, 320).items()}
+    with pytest.raises(AdapterFileError, match=f"holds {dtype}, not floating-point"):
+        load_adapter(shaped_file(tensors))
+
+
+def test_more_bytes_than_any_lora_are_refused(shaped_file: Write) -> None:
+    path = shaped_file(layer(STEM, 1 << 34, 1))  # sparse: 32 GiB that take no space
+    started = time.perf_counter()
+    with pytest.raises(AdapterFileError, match="more than any LoRA"):
+        load_adapter(path)
+    assert time.perf_counter() - started < 2
