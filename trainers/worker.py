@@ -33,10 +33,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lora_diffusion import attach, load, load_base
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import DiffusionBase
+from lora_diffusion.files import replace_atomically
 from lora_diffusion.generate import PictureSpec, draw
 from lora_diffusion.inject import AdapterHandle
 from trainers.devices import choose
-from lora_diffusion.files import replace_atomically
 from trainers.spec import ModelSpec
 
 MAX_ATTACHED = 8

@@ -16,6 +16,7 @@ from trainers.jobs import RunDir, Status
 from ui.charts import Series
 
 _SPEED_WINDOW = 30
+_HEAD_BYTES = 128
 
 
 @dataclass
@@ -110,24 +111,35 @@ class Follower:
         self.run = run
         self.progress = Progress()
         self.offset = 0
-        self._inode = 0
+        self._head = b""
         self._lock = threading.Lock()
 
     def catch_up(self) -> Progress:
         """Read the events written since the last call."""
         with self._lock:
             try:
-                stat = self.run.events_file.stat()
-                size, inode = stat.st_size, stat.st_ino
+                size = self.run.events_file.stat().st_size
             except OSError:
-                size, inode = 0, 0
-            if size < self.offset or inode != self._inode:  # another file took its place
-                self.progress, self.offset, self._inode = Progress(), 0, inode
+                size = 0
+            if size == self.offset:
+                return self.progress
+            head = self._read_head()
+            if size < self.offset or not head.startswith(self._head):  # another file by its name
+                self.progress, self.offset = Progress(), 0
+            self._head = head
             if size > self.offset:
                 events, self.offset = read_events(self.run.events_file, self.offset)
                 for event in events:
                     self.progress.take(event)
             return self.progress
+
+    def _read_head(self) -> bytes:
+        """The start of the file, which tells this run's events from a later namesake's."""
+        try:
+            with self.run.events_file.open("rb") as file:
+                return file.read(_HEAD_BYTES)
+        except OSError:
+            return b""
 
     def status(self) -> Status:
         """How the run stands. An outcome counts at once, though its process may take a moment

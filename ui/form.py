@@ -21,6 +21,8 @@ DEMO_FOLDERS = {
 OWN_PICTURES = "My own folder"
 _SCHEMA_PREFIX = re.compile(r"^'?[\w.]+'? = .*?: (?=[A-Z])")
 _SCHEMA_HELP = re.compile(r" \([^()]*\.\)(?: \(\d+ more of this kind follow\.\))?$")
+_SETTING_MUST = re.compile(r"^\w+\.\w+ must")
+_PARSING = re.compile(r", (?:unable to parse|got a number)[^.]*")
 
 Layer = dict[str, dict[str, Any]]
 
@@ -156,7 +158,9 @@ def _note(found: dict[str, str], name: str, check: Callable[[], object]) -> None
 
 def _plain(text: str) -> str:
     """The schema's sentence without the setting's name and help, which stand beside it anyway."""
-    return printable(_SCHEMA_HELP.sub("", _SCHEMA_PREFIX.sub("", text)), 300)
+    text = _SCHEMA_HELP.sub("", _SCHEMA_PREFIX.sub("", text))
+    text = _SETTING_MUST.sub("Must", _PARSING.sub("", text))
+    return printable(text.replace("Input should be", "Must be"), 300)
 
 
 def preset_choices() -> list[tuple[str, str]]:

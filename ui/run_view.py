@@ -255,9 +255,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _thumbnail(
-    run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf
-) -> str | None:
+def _thumbnail(run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf) -> str | None:
     for _, pictures in sorted(progress.previews.items(), reverse=True):
         path = inside(run, pictures[0].get("file")) if pictures else None
         if path is not None:

@@ -159,7 +159,7 @@ class Gate:
         return None
 
     def _is_page(self, scope: Scope) -> bool:
-        return scope["path"] == "/" and scope["method"] == "GET"
+        return bool(scope["path"] == "/" and scope["method"] == "GET")
 
     def _has_token(self, scope: Scope) -> bool:
         if self._access.password:
@@ -296,7 +296,7 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
     lengths = _header(scope, b"content-length")
     if any(not n.isdecimal() or int(n) > MAX_BODY_BYTES for n in lengths):
         return None
-    body = b""
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
@@ -307,7 +307,7 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
                 if len(body) > MAX_BODY_BYTES:
                     return None
                 if not message.get("more_body"):
-                    return body
+                    return bytes(body)
     except TimeoutError:
         return None
 

@@ -80,7 +80,7 @@ def make_app(context: Context) -> FastAPI:
             return _nothing()
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         build(context),
         path="/",
@@ -94,6 +94,7 @@ def make_app(context: Context) -> FastAPI:
         show_error=True,
         max_file_size="1kb",
     )
+    return app
 
 
 def secured(context: Context, access: Access) -> Gate:

@@ -50,8 +50,8 @@ def build(context: Context) -> gr.Blocks:
                 train = train_tab.build(context)
             with gr.Tab("Runs", id="runs"):
                 runs = runs_tab.build(context)
-            with gr.Tab("Try", id="try"):
+            with gr.Tab("Try", id="try") as try_opened:
                 trial = try_tab.build(context)
         train_tab.connect(train, runs)
-        try_tab.connect(trial, runs, context)
+        try_tab.connect(trial, try_opened, runs, context)
     return page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def build(context: Context) -> TrainTab:
             folder = gr.Textbox(
                 "",
                 label="Folder",
-                info="On the computer that runs the studio. A .txt beside a picture is its caption.",
+                info="On this studio's computer. A .txt beside a picture is its caption.",
                 placeholder="/home/me/pictures/my-cat",
                 visible=first.pictures == form.OWN_PICTURES,
                 elem_id="st-folder",
@@ -108,6 +109,13 @@ def build(context: Context) -> TrainTab:
                 elem_classes="st-block",
                 apply_default_css=False,
             )
+            marks = gr.HTML(
+                "",
+                js_on_load="Studio.mountMarks(element, watch)",
+                elem_id="st-marks",
+                elem_classes="st-block",
+                apply_default_css=False,
+            )
     fields = [preset, pictures, folder, base, name, trigger, steps, rank, lr]
 
     def fill(chosen: str) -> list[Any]:
@@ -122,19 +130,21 @@ def build(context: Context) -> TrainTab:
         location = form.DEMO_FOLDERS.get(kind, typed)
         return gr.update(visible=kind == form.OWN_PICTURES), _dataset_card(context, location)
 
-    def begin(*given: Any) -> str:
-        return _begin(context, _answers(*given))
+    def begin(*given: Any) -> tuple[str, str]:
+        answers = _answers(*given)
+        wrong = form.problems(answers)
+        return ("" if wrong else _begin(context, answers)), _marks(wrong, focus=True)
 
-    def show_command(*given: Any) -> str:
-        try:
-            text = form.command(_answers(*given))
-        except InputError as error:
-            return _note("bad", str(error))
-        return f'<div class="st" data-copy="{html.escape(text, quote=True)}"></div>'
+    def show_command(*given: Any) -> tuple[str, str]:
+        answers = _answers(*given)
+        wrong = form.problems(answers)
+        if wrong:
+            return "", _marks(wrong, focus=True)
+        text = html.escape(form.command(answers), quote=True)
+        return f'<div class="st" data-copy="{text}"></div>', _marks({})
 
-    def check(*given: Any) -> list[dict[str, Any]]:
-        wrong = form.problems(_answers(*given))
-        return [gr.validate(name not in wrong, wrong.get(name, "")) for name in _FIELDS]
+    def check(*given: Any) -> tuple[str, str]:
+        return "", _marks(form.problems(_answers(*given)))
 
     preset.input(
         fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
@@ -145,16 +155,16 @@ def build(context: Context) -> TrainTab:
         api_visibility="private", show_progress="hidden", trigger_mode="always_last",
     )  # fmt: skip
     gr.on(
-        [field.change for field in fields], lambda *_: "", fields, said, validator=check,
+        [field.change for field in fields], check, fields, [said, marks],
         api_visibility="private", show_progress="hidden", trigger_mode="always_last",
     )  # fmt: skip
     start.click(
-        begin, fields, said, validator=check,
+        begin, fields, [said, marks],
         api_visibility="private", show_progress="hidden", trigger_mode="once",
     )  # fmt: skip
     copy.click(
-        show_command, fields, said, api_visibility="private", show_progress="hidden"
-    )  # fmt: skip
+        show_command, fields, [said, marks], api_visibility="private", show_progress="hidden"
+    )
     return TrainTab(pictures, folder)
 
 
@@ -182,6 +192,12 @@ def _begin(context: Context, answers: Answers) -> str:
     except OSError as error:
         return _note("bad", f"The disk refused: {error.strerror or error}.")
     return f'<div class="st" data-run="{html.escape(run.path.name, quote=True)}"></div>'
+
+
+def _marks(wrong: dict[str, str], *, focus: bool = False) -> str:
+    """What is wrong, by field, for the page to write beside the fields."""
+    told = html.escape(json.dumps({"wrong": wrong, "focus": focus}), quote=True)
+    return f'<i data-marks="{told}"></i>'
 
 
 def _note(kind: str, text: str) -> str:

@@ -34,6 +34,7 @@ class TryTab:
     adapter: gr.Dropdown
     prompt: gr.Textbox
     seed: gr.Textbox
+    result: gr.HTML
 
 
 def build(context: Context) -> TryTab:
@@ -95,32 +96,37 @@ def build(context: Context) -> TryTab:
         show, fields, result, api_visibility="private", show_progress="hidden",
         trigger_mode="always_last", concurrency_limit=1, concurrency_id="draw",
     )  # fmt: skip
-    adapter.input(
-        pick, [adapter, prompt], prompt, api_visibility="private", show_progress="hidden"
-    )
-    adapter.focus(
-        lambda: gr.update(choices=choices(context)), None, adapter,
+    adapter.input(pick, [adapter, prompt], prompt, api_visibility="private", show_progress="hidden")
+    return TryTab(adapter, prompt, seed, result)
+
+
+def connect(tab: TryTab, opened: gr.Tab, runs: gr.HTML, context: Context) -> None:
+    """Opening the tab offers what there is by now; `Try it` on a run brings that run here."""
+
+    def refresh(chosen: str | None, prompt: str) -> tuple[Any, Any, Any]:
+        offered = choices(context)
+        if chosen in {value for _, value in offered}:
+            return gr.update(choices=offered), gr.skip(), gr.skip()
+        newest = offered[0][1] if offered else None
+        prompts = _prompts(context, newest)
+        text = prompt if prompt.strip() or not prompts else prompts[0]
+        return gr.update(choices=offered, value=newest), text, _empty(context)
+
+    def bring(event: gr.EventData) -> tuple[Any, Any, Any, Any]:
+        follower = context.followers.get(event._data.get("run") if event._data else None)
+        spec = _spec_of(follower.run) if follower else None
+        if follower is None or spec is None:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        prompts = _prompts_of(follower)
+        chosen = gr.update(choices=choices(context), value=_value(follower, None))
+        return chosen, prompts[0] if prompts else "", str(spec.preview.seed), _empty(context)
+
+    opened.select(
+        refresh, [tab.adapter, tab.prompt], [tab.adapter, tab.prompt, tab.result],
         api_visibility="private", show_progress="hidden",
     )  # fmt: skip
-    return TryTab(adapter, prompt, seed)
-
-
-def connect(tab: TryTab, runs: gr.HTML, context: Context) -> None:
-    """`Try it` on a finished run brings its adapter, a prompt and the preview's seed here."""
-
-    def bring(event: gr.EventData) -> tuple[Any, str, str]:
-        follower = context.followers.get(event._data.get("run") if event._data else None)
-        offered = choices(context)
-        if follower is None or not offered:
-            return gr.update(choices=offered), "", "42"
-        chosen = _value(follower, None)
-        prompts = _prompts_of(follower)
-        spec = follower.run.spec()
-        seed = str(spec.preview.seed)
-        return gr.update(choices=offered, value=chosen), prompts[0] if prompts else "", seed
-
     runs.tryit(
-        bring, None, [tab.adapter, tab.prompt, tab.seed],
+        bring, None, [tab.adapter, tab.prompt, tab.seed, tab.result],
         api_visibility="private", show_progress="hidden",
     )  # fmt: skip
 

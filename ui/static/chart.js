@@ -155,7 +155,9 @@
       pen.textBaseline = "alphabetic";
       const span = this.span();
       const run = Math.max(1, niceStep(span, Math.min(8, width / 110)));
-      for (let step = 0; step <= span; step += run) {
+      const ticks = [];
+      for (let step = 0; step < span && this.x(span) - this.x(step) > 46; step += run) ticks.push(step);
+      for (const step of [...ticks, span]) {
         const half = pen.measureText(number(step)).width / 2;
         const at = Math.min(width - half - 2, Math.max(half + 2, this.x(step)));
         pen.fillText(number(step), at, this.node.clientHeight - 6);

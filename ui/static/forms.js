@@ -35,13 +35,43 @@
     });
   };
 
-  // Start with a wrong field: the focus goes to it.
-  document.addEventListener("click", (event) => {
-    if (!event.target.closest || !event.target.closest("#st-start")) return;
-    setTimeout(() => {
-      const wrong = document.querySelector(".st-form .validation-error");
-      const box = wrong && wrong.closest(".block")?.querySelector("input, textarea");
-      if (box) box.focus();
-    }, 400);
-  });
+  // What is wrong stands under its field; after Start the focus goes to the first of them.
+  const FIELDS = ["preset", "pictures", "folder", "base", "name", "trigger", "steps", "rank", "lr"];
+
+  window.Studio.mountMarks = (element, watch) => {
+    watch("value", () => {
+      const holder = element.querySelector("[data-marks]");
+      if (!holder) return;
+      const { wrong, focus } = JSON.parse(holder.dataset.marks);
+      for (const name of FIELDS) mark(name, wrong[name] || "");
+      if (!focus) return;
+      const first = FIELDS.find((name) => wrong[name]);
+      if (first) inputOf(first)?.focus();
+    });
+  };
+
+  const inputOf = (name) => document.querySelector(`#st-${name} textarea, #st-${name} input`);
+
+  function mark(name, text) {
+    const block = document.querySelector(`#st-${name}`);
+    const input = inputOf(name);
+    if (!block || !input) return;
+    const id = `st-problem-${name}`;
+    let line = document.getElementById(id);
+    if (!text) {
+      line?.remove();
+      input.removeAttribute("aria-invalid");
+      input.removeAttribute("aria-describedby");
+      block.classList.remove("st-wrong");
+      return;
+    }
+    if (!line) {
+      line = h("p", { class: "st-problem", id });
+      block.append(line);
+    }
+    window.Studio.setText(line, text);
+    input.setAttribute("aria-invalid", "true");
+    input.setAttribute("aria-describedby", id);
+    block.classList.add("st-wrong");
+  }
 })();
