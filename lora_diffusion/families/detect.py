@@ -124,11 +124,12 @@ def folder(path: Path) -> Found:
     index = read_json(path / MODEL_INDEX)
     pipeline = printable(index.get("_class_name", ""), 60)
     if _class(index, "transformer"):
-        return Found(_transformer_arch(pipeline), title=f"a {pipeline}")
+        arch = _transformer_arch(pipeline)
+        return Found(arch, title="" if arch in TITLES else _of_class(pipeline))
     if _class(index, "text_encoder_2"):
         return Found("sdxl" if _class(index, "text_encoder") else "sdxl_refiner")
     if _class(index, "unet") != "UNet2DConditionModel":
-        return Found("other", title=f"a {pipeline}" if pipeline else "no Stable Diffusion model")
+        return Found("other", title=_of_class(pipeline))
     unet = _read_if_there(path / "unet" / "config.json")
     if unet is None:
         return Found("sd15")  # by its parts; loading names the files that are not there
@@ -139,7 +140,7 @@ def folder(path: Path) -> Found:
     if unet.get("use_linear_projection") or unet.get("cross_attention_dim") == SD2_CONTEXT:
         arch = "sd21"
     elif _class(index, "text_encoder") != "CLIPTextModel":
-        return Found("other", title=f"a {pipeline} with another text encoder")
+        return Found("other", title=f"{_of_class(pipeline)} with another text encoder")
     else:
         arch = "sd15"
     scheduler = _read_if_there(path / "scheduler" / "scheduler_config.json") or {}
@@ -239,6 +240,10 @@ def _class(index: Mapping[str, Any], part: str) -> str:
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
         return entry[1]
     return ""
+
+
+def _of_class(pipeline: str) -> str:
+    return f"of the class {pipeline}" if pipeline else "of no class that is known"
 
 
 def _transformer_arch(pipeline: str) -> str:

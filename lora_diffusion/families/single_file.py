@@ -66,9 +66,9 @@ def load(request: Request, header: Header) -> StableDiffusion:
     return StableDiffusion(
         arch=request.found.arch,
         name=request.name,
-        unet=unet.to(request.device),
-        vae=vae.to(request.device),
-        text_encoder=text.to(request.device),
+        unet=weights.settle(unet, request.device),
+        vae=weights.settle(vae, request.device),
+        text_encoder=weights.settle(text, request.device),
         tokenizer=words,
         scheduler_config=scheduler,
         prediction=prediction,

@@ -105,6 +105,20 @@ def check_loaded(info: Mapping[str, Any], where: str) -> None:
         )
 
 
+def settle(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` on `device`, in memory of its own.
+
+    Tensors fresh out of a safetensors file are windows on the mapped file: overwriting the file
+    would kill the process, and their odd addresses change the last bits of what CPU kernels
+    compute, so that the same weights in two files would give different results.
+    """
+    if device.type != "cpu":
+        return model.to(device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
 @contextmanager
 def loading(where: str) -> Iterator[None]:
     """Turn what the loading libraries raise on bad files into `InputError`.
@@ -124,6 +138,8 @@ def loading(where: str) -> Iterator[None]:
         LookupError,
         TypeError,
         AttributeError,
+        ArithmeticError,
+        AssertionError,
         EOFError,
         zlib.error,
         SafetensorError,
