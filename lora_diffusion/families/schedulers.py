@@ -94,7 +94,7 @@ def _build(class_name: str, settings: Mapping[str, Any], prediction: Prediction)
         )
     try:
         return getattr(diffusers, class_name)(**settings, prediction_type=prediction)
-    except (NotImplementedError, ValueError, TypeError) as error:
+    except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(
             "The base's scheduler_config.json describes a noise schedule that cannot be built "
             f"({printable(error)}). Take the file from the original model."
