@@ -1,9 +1,9 @@
 """Put adapters on a model and take them off; base weights are never touched.
 
-    handle = inject({"unet": unet}, AdapterConfig(rank=8))
-    …train handle.parameters()…
-    handle.save("mine.safetensors")
-    handle.remove()          # the model is what it was, byte for byte
+handle = inject({"unet": unet}, AdapterConfig(rank=8))
+…train handle.parameters()…
+handle.save("mine.safetensors")
+handle.remove()          # the model is what it was, byte for byte
 """
 
 from __future__ import annotations
@@ -246,9 +246,7 @@ def _candidates(parts: Parts) -> dict[LayerKey, nn.Module]:
     return found
 
 
-def _install(
-    parts: Parts, name: str, made: Mapping[LayerKey, LoRA], clock: Clock
-) -> AdapterHandle:
+def _install(parts: Parts, name: str, made: Mapping[LayerKey, LoRA], clock: Clock) -> AdapterHandle:
     modules = live_modules(parts)
     if not name or "." in name:
         raise InputError(f"'{printable(name)}' can't name an adapter: it is empty or has a dot.")

@@ -107,9 +107,7 @@ def _load(arguments: argparse.Namespace) -> DiffusionBase:
     from trainers import devices
     from trainers.spec import ModelSpec
 
-    placement = devices.choose(
-        ModelSpec(device=arguments.device, precision=arguments.precision)
-    )
+    placement = devices.choose(ModelSpec(device=arguments.device, precision=arguments.precision))
     base = load_base(
         arguments.base,
         device=placement.device,

@@ -31,14 +31,14 @@ def load_rgb(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
             if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(
-                    f"{printable(path)}: is {picture.width} x {picture.height} pixels, over the "
-                    f"limit of {MAX_PIXELS // 1_000_000} megapixels. Scale it down or remove it."
-                )
+                raise Image.DecompressionBombError
             picture.load()
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{printable(path)}: is over the limit of {MAX_PIXELS // 1_000_000} megapixels. Scale "
+            "it down or remove it."
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(
             f"{printable(path)}: can't be decoded ({printable(error, 80)}). Replace it or take it "
             "out of the folder."
