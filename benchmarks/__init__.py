@@ -1,0 +1,1 @@
+"""Paired measurements. Ratios inside one run; never timed tests."""
