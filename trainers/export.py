@@ -36,6 +36,7 @@ class Exporter:
     pictures: Sequence[Picture]
     class_pictures: int
     precision: str
+    resolution_px: int
     started: float
     steps_per_epoch: float
 
@@ -85,8 +86,8 @@ class Exporter:
             warmup_steps=round(spec.optim.lr_warmup_ratio * step),
             min_snr_gamma=spec.objective.min_snr_gamma,
             gradient_checkpointing=spec.model.gradient_checkpointing,
-            width_px=spec.data.resolution_px,
-            height_px=spec.data.resolution_px,
+            width_px=self.resolution_px,
+            height_px=self.resolution_px,
             clip_skip=spec.model.clip_skip,
             pictures=len(self.pictures),
             class_pictures=self.class_pictures or None,

@@ -25,10 +25,11 @@ def plan(spec: JobSpec) -> str:
     else:
         epochs = float(schedule.epochs or 1)
         steps = -(-round(epochs * pictures) // max(1, round(instances_per_step)))
+    side = spec.data.resolution_px
+    size = f"{side} x {side} px" if side else "squares of the base's own size"
     lines = [
         f"base          {spec.model.base}",
-        f"pictures      {pictures} in {spec.data.folder}, cropped to "
-        f"{spec.data.resolution_px} x {spec.data.resolution_px} px",
+        f"pictures      {pictures} in {spec.data.folder}, cropped to {size}",
         f"class         {classes} pictures" if classes else "class         none",
         f"length        {steps:,} steps, {epochs:.1f} passes over the pictures",
         f"batch         {schedule.batch_size} x {schedule.accumulate} accumulated",

@@ -38,9 +38,14 @@ class Previewer:
     """Draws the previews of a run into its `previews/` folder."""
 
     def __init__(
-        self, base: DiffusionBase, spec: JobSpec, prompts: tuple[str, ...], folder: Path
+        self,
+        base: DiffusionBase,
+        spec: JobSpec,
+        prompts: tuple[str, ...],
+        side_px: int,
+        folder: Path,
     ) -> None:
-        side = spec.preview.size_px or spec.data.resolution_px
+        side = spec.preview.size_px or side_px
         self.base = base
         self.folder = folder
         self.pictures = [

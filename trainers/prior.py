@@ -19,7 +19,11 @@ from trainers.spec import JobSpec
 
 
 def class_pictures(
-    base: DiffusionBase, spec: JobSpec, folder: Path, on_progress: Callable[[int, int], None]
+    base: DiffusionBase,
+    spec: JobSpec,
+    folder: Path,
+    side_px: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[Picture]:
     """The first `data.class_pictures` of `folder`; missing ones are drawn into it first.
 
@@ -30,7 +34,7 @@ def class_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     have = picture_files(folder)
     if len(have) < wanted:
-        _draw_missing(base, spec, folder, len(have), on_progress)
+        _draw_missing(base, spec, folder, len(have), side_px, on_progress)
     default = spec.data.class_prompts[0] if spec.data.class_prompts else None
     found = scan(folder, default_caption=default)[:wanted]
     return [Picture(p.path, p.caption, is_class=True) for p in found]
@@ -41,6 +45,7 @@ def _draw_missing(
     spec: JobSpec,
     folder: Path,
     have: int,
+    side_px: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
     prompts = spec.data.class_prompts
@@ -49,7 +54,6 @@ def _draw_missing(
             f"{folder}: has {have} of {spec.data.class_pictures} class pictures, and the rest "
             "can't be drawn without data.class_prompts. Add prompts, or lower data.class_pictures."
         )
-    side = spec.data.resolution_px
     numbers = range(have, spec.data.class_pictures)
     for first in range(0, len(numbers), BATCH_SIZE):
         batch = numbers[first : first + BATCH_SIZE]
@@ -59,8 +63,8 @@ def _draw_missing(
                 seed=derive_seed("class picture", spec.schedule.seed, number),
                 sampling_steps=spec.preview.sampling_steps,
                 cfg=spec.preview.cfg,
-                width_px=side,
-                height_px=side,
+                width_px=side_px,
+                height_px=side_px,
                 sampler=spec.preview.sampler,
             )
             for number in batch

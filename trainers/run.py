@@ -121,6 +121,7 @@ class _Run:
         if placement.device.type == "cpu":
             self._note("No GPU is used: training runs on the CPU.")
         self.base = self._load_base(placement)
+        self.side_px = spec.data.resolution_px or self.base.native_size_px
         base_hash = base_weights_hash(bundled.resolve(spec.model.base))
         self.previewer = self._previewer(instances)
         classes = self._class_pictures()
@@ -157,6 +158,7 @@ class _Run:
             pictures=instances,
             class_pictures=len(classes),
             precision=placement.precision,
+            resolution_px=self.side_px,
             started=self.started,
             steps_per_epoch=order.steps_in_epochs(1, places_per_step),
         )
@@ -272,7 +274,7 @@ class _Run:
         if not self.spec.preview.enabled:
             return None
         prompts = preview_prompts(self.spec, instances)
-        return Previewer(self.base, self.spec, prompts, self.dir.previews)
+        return Previewer(self.base, self.spec, prompts, self.side_px, self.dir.previews)
 
     def _class_pictures(self) -> list[Picture]:
         data = self.spec.data
@@ -280,7 +282,11 @@ class _Run:
             return []
         folder = Path(data.class_folder) if data.class_folder else self.dir.path / "class_pictures"
         return class_pictures(
-            self.base, self.spec, folder, self._counter("class", "drawing class pictures")
+            self.base,
+            self.spec,
+            folder,
+            self.side_px,
+            self._counter("class", "drawing class pictures"),
         )
 
     def _encode(self, instances: list[Picture], classes: list[Picture]) -> Dataset:
@@ -288,7 +294,7 @@ class _Run:
             self.base,
             instances,
             classes,
-            self.spec.data.resolution_px,
+            self.side_px,
             self._counter("encode", "encoding pictures"),
         )
 

@@ -70,8 +70,12 @@ class DataSpec(Section):
         "a photo of {trigger}",
         description="Caption of pictures that have no caption file; {trigger} is filled in.",
     )
-    resolution_px: int = Field(
-        512, ge=32, le=4096, multiple_of=8, description="Side of the square training crop (px)."
+    resolution_px: int | None = Field(
+        None,
+        ge=32,
+        le=4096,
+        multiple_of=8,
+        description="Side of the square training crop (px); unset takes the base's own.",
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="Share of steps in which a picture is shown with no caption."
@@ -216,7 +220,11 @@ class PreviewSpec(Section):
     sampling_steps: int = Field(25, ge=1, le=1000, description="Denoising steps a picture.")
     cfg: float = Field(7.0, ge=0, le=50, description="Classifier-free guidance scale.")
     size_px: int | None = Field(
-        None, ge=32, le=4096, multiple_of=8, description="Side (px); unset is data.resolution_px."
+        None,
+        ge=32,
+        le=4096,
+        multiple_of=8,
+        description="Side (px); unset is that of the training crop.",
     )
 
 
