@@ -78,7 +78,7 @@ class Progress:
             self.previews[_whole(body.get("step"))] = kept
         elif event.kind == "export" and isinstance(body.get("file"), str):
             self.exports[_whole(body.get("step"))] = body["file"]
-        elif event.kind == "checkpoint":
+        elif event.kind == "checkpoint" or (event.kind == "stopped" and body.get("checkpoint")):
             self.checkpoint_step = _whole(body.get("step"))
         elif event.kind == "note":
             self.notes.append(str(body.get("text", "")))

@@ -161,7 +161,8 @@ def _phase(progress: Progress) -> str:
         return ""
     done, total = progress.phase.get("done"), progress.phase.get("total")
     count = f" ({done} of {total})" if isinstance(done, int) and isinstance(total, int) else ""
-    return printable(text, 120).rstrip(".… ") + count
+    said = printable(text, 120).rstrip(".… ")
+    return said[:1].upper() + said[1:] + count
 
 
 def _share(progress: Progress, status: Status) -> float:

@@ -22,7 +22,7 @@ _HEADER = """
     <span>LoRA studio</span>
   </a>
   <span class="st-header-right">
-    <span class="st-away" role="status" hidden>Studio is restarting. Training goes on.</span>
+    <span class="st-away" role="status" hidden></span>
     <button class="st-pill" type="button" hidden><i></i><span></span></button>
     <button class="st-icon" type="button" data-theme-switch title="Light or dark (T)"
       aria-label="Switch between light and dark">

@@ -37,16 +37,28 @@
       }
       if (!answer || typeof answer !== "object") {
         state.failures += 1;
-        if (state.failures > 1) window.Studio.showAway(true);
+        if (state.failures > 1) window.Studio.showAway(await whyAway());
         return null;
       }
       state.failures = 0;
-      window.Studio.showAway(false);
+      window.Studio.showAway("");
       if (answer.error) {
         flash(answer.error);
         return null;
       }
       return answer;
+    }
+
+    // A studio that was started again has a new link; one that is down has no answer at all.
+    async function whyAway() {
+      try {
+        const answer = await fetch("/studio/static/studio.css", { cache: "no-store" });
+        return answer.status === 403
+          ? "The studio was started again: open its new link. Training goes on."
+          : "The studio is busy. Training goes on.";
+      } catch {
+        return "The studio is not running. Training goes on.";
+      }
     }
 
     async function poll() {

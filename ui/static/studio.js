@@ -128,9 +128,14 @@
     Studio.header = { pill, away: element.querySelector(".st-away") };
 
     const asked = new URLSearchParams(location.search).get("tab");
+    let tries = 60; // the tabs answer clicks only once Gradio has brought them to life
     const settle = () => {
-      if (!tabButton("train")) return void setTimeout(settle, 50);
-      if (TABS.includes(asked)) Studio.openTab(asked);
+      const wanted = TABS.includes(asked) ? asked : "runs";
+      if (!tabButton("train") || (Studio.currentTab() !== wanted && tries > 0)) {
+        tries -= 1;
+        Studio.openTab(wanted);
+        return void setTimeout(settle, 50);
+      }
       document.querySelector("#st-tabs").addEventListener("click", (event) => {
         if (event.target.closest("button[role=tab]")) {
           setTimeout(() => Studio.link({ tab: Studio.currentTab() }), 0);
@@ -154,7 +159,9 @@
     document.title = card ? `${share}% · ${card.title}` : "LoRA studio";
   };
 
-  Studio.showAway = (away) => {
-    if (Studio.header) Studio.header.away.hidden = !away;
+  Studio.showAway = (text) => {
+    if (!Studio.header) return;
+    Studio.header.away.hidden = !text;
+    Studio.setText(Studio.header.away, text);
   };
 })();

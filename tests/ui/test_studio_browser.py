@@ -1,0 +1,348 @@
+"""The studio as a user meets it, in a real browser, on the real demo."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.browser import Watch, open_browser, open_page, open_studio, until
+from tests.ui.made_runs import make_run
+from trainers import jobs, layering
+from trainers.jobs import RunDir
+from ui.runs_tab import DEMO_PRESET
+
+pytestmark = pytest.mark.browser
+RUN_SECONDS = 420
+
+
+class _Hostile(BaseHTTPRequestHandler):
+    """Serves an empty page of another origin."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>hostile</title><body></body>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests here."""
+    with open_browser() as opened:
+        yield opened
+
+
+def _title_step(page: Page) -> int:
+    text = page.locator(".st-ends span").first.inner_text()
+    found = re.match(r"Step ([\d,]+)", text)
+    return int(found[1].replace(",", "")) if found else -1
+
+
+def test_first_start_to_a_downloaded_adapter(browser: Browser, runs: Path, tmp_path: Path) -> None:
+    with open_studio(runs) as studio:
+        watch = Watch(studio.address)
+        context, page = open_page(browser, studio, watch)
+        expect(page.get_by_role("heading", name="No runs yet")).to_be_visible()
+        assert "token" not in page.url
+
+        _demo_starts_and_stops(page, runs)
+        _form_starts_a_run(page, runs)
+        _small_run_finishes(page, runs)
+        _try_it(page)
+        _download(page, tmp_path)
+        context.close()
+        watch.check()
+
+
+def _demo_starts_and_stops(page: Page, runs: Path) -> None:
+    page.get_by_role("button", name="Run the demo").click()
+    expect(page.get_by_role("heading", name="demo-character")).to_be_visible(timeout=20_000)
+    _stop(page)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
+    assert jobs.status(RunDir(runs / "demo-character")) == "stopped"
+
+
+def _stop(page: Page) -> None:
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Stop and save").click()
+
+
+def _form_starts_a_run(page: Page, runs: Path) -> None:
+    page.keyboard.press("1")
+    rate = page.locator("#st-lr").locator("input, textarea")
+    rate.fill("fast")
+    problem = page.locator("#st-problem-lr")
+    expect(problem).to_have_text("Must be a valid number.")
+    page.get_by_role("button", name="Start training").click()
+    expect(rate).to_be_focused()
+    rate.fill("0.002")
+    expect(problem).to_have_count(0)
+    page.locator("#st-name").locator("input, textarea").fill("short one")
+    page.locator("#st-steps").locator("input, textarea").fill("30")
+    page.get_by_role("button", name="Copy command").click()
+    command = page.locator(".st-command")
+    expect(command).to_contain_text("--schedule.steps 30")
+    page.locator("#st-steps").locator("input, textarea").press("Control+Enter")
+    expect(page.get_by_role("heading", name="short-one")).to_be_visible(timeout=20_000)
+    assert "run=short-one" in page.url
+    _stop(page)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
+    spec = RunDir(runs / "short-one").spec()
+    assert (spec.schedule.steps, spec.optim.lr_unet, spec.optim.lr_text) == (30, 0.002, 0.001)
+
+
+def _small_run_finishes(page: Page, runs: Path) -> None:
+    """The demo's settings without its class pictures, so that it takes seconds."""
+    quick = {
+        "data": {"class_pictures": 0},
+        "schedule": {"steps": 30, "batch_size": 2},
+        "preview": {"every_steps": 10, "sampling_steps": 6},
+        "save": {"every_steps": 20},
+    }
+    spec = layering.build_spec([layering.read_preset(DEMO_PRESET), quick])
+    jobs.prepare(runs, "quick", spec)
+    page.get_by_role("button", name=re.compile("quick")).click()
+    page.get_by_role("button", name="Start", exact=True).click()
+
+    until(lambda: page.locator(".st-strip [data-step]").count() >= 1, RUN_SECONDS, "a preview")
+    until(lambda: _title_step(page) > 0, RUN_SECONDS, "a first step")
+    expect(page.locator(".st-chart canvas")).to_be_visible()
+    _reload_adopts(page, runs)
+    expect(page.locator(".st-note.st-good")).to_contain_text("Finished", timeout=RUN_SECONDS * 1000)
+    assert _title_step(page) == 30
+    assert page.locator(".st-strip [data-step]").count() == 4
+    for image in page.locator(".st-stage img").all():
+        assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+
+
+def _reload_adopts(page: Page, runs: Path) -> None:
+    """A reload in the middle shows the same process going on."""
+    alive = [run for run in jobs.list_runs(runs) if jobs.is_alive(run)]
+    pids = [run.process_file.read_text() for run in alive]
+    page.reload()
+    expect(page.get_by_role("heading", name="quick")).to_be_visible(timeout=30_000)
+    assert [run.process_file.read_text() for run in alive] == pids
+
+
+def _try_it(page: Page) -> None:
+    page.get_by_role("button", name="Try it").click()
+    expect(page.locator("#st-adapter input")).to_have_value("quick", timeout=10_000)
+    expect(page.locator("#st-prompt textarea")).to_have_value(re.compile("sks"))
+    page.get_by_role("button", name="Draw").click()
+    after = page.locator(".st-after img")
+    expect(after).to_be_visible(timeout=180_000)
+    expect(page.locator("#st-result figcaption").nth(1)).to_contain_text("quick at 1")
+    first = after.get_attribute("src")
+    before = page.locator("#st-result figure").first.locator("img").get_attribute("src")
+    assert first != before
+
+    slider = page.get_by_label(re.compile("range slider for Weight"))
+    slider.fill("0")
+    slider.dispatch_event("pointerup")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#st-result figcaption").nth(1)).to_contain_text(
+        "quick at 0", timeout=180_000
+    )
+    same = page.evaluate(
+        """async () => {
+          const pictures = [...document.querySelectorAll("#st-result img")];
+          const bytes = await Promise.all(pictures.map(async (p) =>
+            new Uint8Array(await (await fetch(p.src)).arrayBuffer()).join()));
+          return bytes.length === 2 && bytes[0] === bytes[1];
+        }"""
+    )
+    assert same, "at weight 0 both pictures must be the base's"
+
+
+def _download(page: Page, folder: Path) -> None:
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Runs").click()
+    with page.expect_download() as caught:
+        page.get_by_role("link", name=re.compile("Download")).click()
+    assert caught.value.suggested_filename == "quick.safetensors"
+    target = folder / "quick.safetensors"
+    caught.value.save_as(target)
+    with safe_open(target, framework="np") as file:
+        assert len(list(file.keys())) > 10
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 820])
+def test_every_screen(
+    browser: Browser, every_state: Path, tmp_path: Path, theme: str, width: int
+) -> None:
+    """No overflow, every control named, every picture described; screenshots to look at."""
+    shots = tmp_path / "shots"
+    with open_studio(every_state) as studio:
+        watch = Watch(studio.address)
+        context, page = open_page(browser, studio, watch, width=width, theme=theme)
+        assert page.evaluate("document.body.classList.contains('dark')") is (theme == "dark")
+        for name in ("finished", "failed", "stopped", "interrupted", "running"):
+            page.locator(f'.st-card-button[data-run="{name}"]').click()
+            expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+            _sound(page, shots / f"{name}.png")
+        for tab in ("Train", "Try"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(600)
+            _sound(page, shots / f"{tab}.png")
+        context.close()
+        watch.check()
+
+
+def _sound(page: Page, shot: Path) -> None:
+    page.screenshot(path=shot, full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, shot.name
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, a, input, textarea, summary")]
+          .filter((e) => e.offsetParent && !(e.ariaLabel || e.title || e.textContent.trim()
+            || e.labels?.length || e.getAttribute("aria-labelledby") || e.closest("label")))
+          .map((e) => e.outerHTML.slice(0, 160))"""
+    )
+    assert not nameless
+    assert not page.evaluate(
+        "[...document.querySelectorAll('img')].filter((i) => !i.hasAttribute('alt')).length"
+    )
+
+
+def test_keys_and_deep_links(browser: Browser, runs: Path) -> None:
+    make_run(runs, "one", steps=20, every=5)
+    make_run(runs, "two", steps=20, every=10)
+    with open_studio(runs) as studio:
+        watch = Watch(studio.address)
+        context, page = open_page(browser, studio, watch)
+        page.goto(f"{studio.address}/?tab=runs&run=one&step=10")
+        shown = page.locator(".st-card-head .st-muted")
+        expect(page.get_by_role("heading", name="one", exact=True)).to_be_visible()
+        expect(shown).to_have_text("Step 10")
+        page.keyboard.press("ArrowRight")
+        expect(shown).to_have_text("Step 15")
+        assert "step=15" in page.url
+        page.keyboard.down("b")
+        expect(shown).to_have_text("Before training")
+        page.keyboard.up("b")
+        expect(shown).to_have_text("Step 15")
+        box = page.locator(".st-chart canvas").bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + 50, box["y"] + 100)
+        expect(shown).to_have_text("Before training")
+        dark = page.evaluate("document.body.classList.contains('dark')")
+        page.keyboard.press("t")
+        page.reload()
+        expect(shown).to_have_text("Before training")
+        assert page.evaluate("document.body.classList.contains('dark')") is not dark
+        page.goto(f"{studio.address}/?tab=train")
+        expect(page.get_by_role("button", name="Start training")).to_be_visible()
+        page.locator("#st-name").locator("input, textarea").press("t")
+        assert page.evaluate("document.body.classList.contains('dark')") is not dark
+        context.close()
+        watch.check()
+
+
+def test_names_prompts_and_logs_are_text(browser: Browser, runs: Path, tmp_path: Path) -> None:
+    """Markup in anything a stranger may have written is shown, never run."""
+    nasty = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"${alert(3)}{{alert(4)}}"
+    run = make_run(
+        runs, "plain", steps=8, every=4, prompts=(nasty, "x"), outcome="failed", failure=nasty
+    )
+    run.log_file.write_text(nasty)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (run.path / "previews/000000-0.png").rename(folder / "a<b onload=alert(5)>.png")
+    (folder / "a<b onload=alert(5)>.txt").write_text(nasty)
+    make_run(runs, "done", steps=8, every=4, prompts=(nasty,))
+    with open_studio(runs) as studio:
+        watch = Watch(studio.address)
+        context, page = open_page(browser, studio, watch)
+        page.locator('[data-run="plain"]').click()
+        expect(page.locator(".st-note")).to_contain_text("<script>alert(2)</script>")
+        page.locator("summary", has_text="Log").click()
+        expect(page.locator(".st-stage pre").first).to_contain_text("onerror=alert(1)")
+        page.keyboard.press("1")
+        page.get_by_label("My own folder").check()
+        page.locator("#st-folder textarea, #st-folder input").fill(str(folder))
+        expect(page.locator(".st-thumbs figcaption")).to_contain_text("onerror=alert(1)")
+        page.locator('[id="st-tabs"]').get_by_role("tab", name="Runs").click()
+        page.locator('[data-run="done"]').click()
+        page.get_by_role("button", name="Try it").click()
+        expect(page.locator("#st-prompt textarea")).to_have_value(nasty)
+        page.wait_for_timeout(500)
+        context.close()
+        watch.check()
+
+
+def test_a_run_outlives_the_studio(browser: Browser, runs: Path) -> None:
+    """Kill the studio: the page says so; a new one adopts the run."""
+    make_run(runs, "running", steps=20, every=10, reached=12, outcome=None, alive=True)
+    with open_studio(runs) as studio:
+        context, page = open_page(browser, studio, Watch(studio.address))
+        studio.process.kill()
+        away = page.locator(".st-away")
+        expect(away).to_contain_text("Training goes on", timeout=15_000)
+        expect(page.get_by_role("heading", name="running")).to_be_visible()
+        port = studio.address.rpartition(":")[2]
+        time.sleep(0.5)
+        with open_studio(runs, "--port", port) as again:
+            assert again.address == studio.address
+            expect(away).to_contain_text("open its new link", timeout=30_000)
+            page.goto(again.url)
+            expect(page.get_by_role("heading", name="running")).to_be_visible(timeout=30_000)
+            expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+        context.close()
+
+
+def test_a_page_of_another_site_can_do_nothing(browser: Browser, runs: Path) -> None:
+    """A hostile page on another port of this computer, with the studio open in the same browser."""
+    make_run(runs, "one", steps=8)
+    with open_studio(runs) as studio:
+        context, page = open_page(browser, studio, Watch(studio.address))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Hostile)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hostile = context.new_page()
+        hostile.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        results = hostile.evaluate(
+            """async (target) => {
+              const attempts = [
+                [`${target}/gradio_api/component_server`, {method: "POST", body: "{}"}],
+                [`${target}/gradio_api/queue/join`, {method: "POST", body: "{}",
+                  headers: {"content-type": "text/plain"}, credentials: "include"}],
+                [`${target}/gradio_api/queue/join`, {method: "POST", body: "{}", mode: "no-cors",
+                  credentials: "include"}],
+                [`${target}/config`, {credentials: "include"}],
+              ];
+              return Promise.all(attempts.map(([url, options]) =>
+                fetch(url, options).then((r) => r.type === "opaque" ? "opaque" : r.status,
+                  () => "blocked")));
+            }""",
+            studio.address,
+        )
+        assert set(results) <= {"blocked", "opaque"}
+        framed = hostile.evaluate(
+            """(target) => new Promise((done) => {
+              const frame = document.createElement("iframe");
+              frame.src = target;
+              frame.onload = () => {
+                try { done(Boolean(frame.contentDocument?.body?.textContent)); }
+                catch { done(false); }
+              };
+              document.body.append(frame);
+            })""",
+            studio.address,
+        )
+        assert framed is False
+        expect(page.get_by_role("heading", name="one")).to_be_visible()
+        server.shutdown()
+        context.close()
