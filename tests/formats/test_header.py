@@ -136,6 +136,11 @@ def test_refuses_too_many_tensors_quickly(raw_file: Write) -> None:
     assert time.perf_counter() - started < 5
 
 
+def test_counts_objects_wherever_they_are(raw_file: Write) -> None:
+    """Parsing stops at the limit, though one tensor's entry is where they all are."""
+    refused(raw_file('{"a":[' + ",".join(["{}"] * 1_000_000) + "]}"), f"the {MAX_TENSORS} tensors")
+
+
 def test_takes_as_many_tensors_as_allowed(raw_file: Write) -> None:
     names = {f"t{i}": entry([], i, i + 1, "U8") for i in range(MAX_TENSORS)}
     assert len(read_header(raw_file(names, bytes(len(names)))).tensors) == MAX_TENSORS

@@ -122,6 +122,8 @@ def _spread(counts: Mapping[int, int] | Mapping[float, int]) -> str:
 
 def _trained(found: Description) -> str:
     summary = found.summary
+    if not (summary.steps or summary.epochs):
+        return ""  # a resolution alone may be the base's default
     parts = (
         f"{summary.steps} steps" if summary.steps else "",
         f"{summary.epochs} epochs" if summary.epochs else "",
