@@ -7,6 +7,7 @@ CompVis' original code, not from the converter under test: a round trip proves b
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,19 +116,26 @@ def write_json(path: Path, document: object) -> None:
 
 def ldm_tensors(models: Models) -> dict[str, Tensor]:
     """`models` under the names of a single-file checkpoint."""
-    tensors = {
-        f"model.diffusion_model.{_unet_name(name)}": tensor
-        for name, tensor in models.unet.state_dict().items()
-    }
-    for name, tensor in models.vae.state_dict().items():
-        renamed = _vae_name(name)
-        # The attention in the middle of the VAE is written as 1x1 convolutions.
-        as_conv = ".attn_1." in renamed and tensor.dim() == 2
-        tensors[f"first_stage_model.{renamed}"] = tensor[:, :, None, None] if as_conv else tensor
-    for name, tensor in models.text.state_dict().items():
-        bare = name.removeprefix("text_model.")
-        tensors[f"cond_stage_model.transformer.text_model.{bare}"] = tensor
+    tensors: dict[str, Tensor] = {}
+    for part, model in models.parts().items():
+        for name, tensor in model.state_dict().items():
+            tensors[ldm_name(part, name)] = tensor.reshape(ldm_shape(part, name, tensor.shape))
     return tensors
+
+
+def ldm_name(part: str, name: str) -> str:
+    """What a single-file checkpoint calls the parameter `name` of a part."""
+    if part == "unet":
+        return f"model.diffusion_model.{_unet_name(name)}"
+    if part == "vae":
+        return f"first_stage_model.{_vae_name(name)}"
+    return f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"
+
+
+def ldm_shape(part: str, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Its shape there: the attention in the middle of the VAE is written as 1x1 convolutions."""
+    as_conv = part == "vae" and ".attentions." in name and len(shape) == 2
+    return (*shape, 1, 1) if as_conv else tuple(shape)
 
 
 def save_checkpoint(
