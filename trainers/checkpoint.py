@@ -127,9 +127,12 @@ def read(path: Path) -> Checkpoint:
 
 
 def restore(
-    checkpoint: Checkpoint, handle: AdapterHandle, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    handle: AdapterHandle,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Put a checkpoint's tensors into a fresh adapter and optimizer of the same settings.
+    """Put a checkpoint's state into a fresh adapter and optimizer of the same settings.
 
     Raises:
         InputError: the checkpoint belongs to another adapter.
@@ -154,6 +157,8 @@ def restore(
             optimizer.state[parameter] = {
                 field: value.to(parameter.device) for field, value in state.items()
             }
+    if scaler is not None and checkpoint.scaler:
+        scaler.load_state_dict(checkpoint.scaler)
 
 
 def _named(handle: AdapterHandle) -> Iterator[tuple[str, nn.Parameter]]:

@@ -63,6 +63,10 @@ class RunDir:
         return self.path / "exports"
 
     @property
+    def class_pictures(self) -> Path:
+        return self.path / "class_pictures"
+
+    @property
     def previews(self) -> Path:
         return self.path / "previews"
 

@@ -88,6 +88,11 @@ class Trainer:
         self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
         self._bad_steps = 0
 
+    def set_training(self) -> None:
+        """Put the models into training mode, which is what dropout looks at."""
+        for part in self.base.parts.values():
+            part.train()
+
     def step(self, step: int) -> StepResult:
         """Do step number `step` (from 0).
 

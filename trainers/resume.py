@@ -25,10 +25,12 @@ class Start:
     Attributes:
         point: the checkpoint to go on from; None begins at step 0.
         fork: changes that matter were allowed.
+        found_nothing: a checkpoint was asked for, and there is none.
     """
 
     point: checkpoint.Checkpoint | None = None
     fork: bool = False
+    found_nothing: bool = False
 
     @property
     def step(self) -> int:
@@ -60,7 +62,7 @@ def find(spec: JobSpec, run_dir: RunDir, *, resuming: bool, fork: bool) -> Start
         return Start()
     point = checkpoint.newest(run_dir.checkpoints)
     if point is None:
-        return Start(fork=fork)
+        return Start(fork=fork, found_nothing=True)
     changes = differences(point.spec, spec.model_dump(mode="json"))
     if changes and not fork:
         more = len(changes) - _MAX_SHOWN

@@ -1,0 +1,165 @@
+"""What a run writes on its way: previews, checkpoints, adapters, the contact sheet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch.optim import Optimizer
+
+from lora_diffusion.families import DiffusionBase
+from lora_diffusion.inject import AdapterHandle
+from trainers import checkpoint
+from trainers.contact_sheet import Column, draw_sheet
+from trainers.data.dataset import Dataset
+from trainers.data.order import Order
+from trainers.export import Exporter
+from trainers.jobs import RunDir, adapter_name
+from trainers.preview import Previewer
+from trainers.spec import JobSpec
+from trainers.stopping import StopSignal
+from trainers.teller import Teller
+
+
+@dataclass
+class Outputs:
+    """Writes into the run folder, and tells of each file.
+
+    Attributes:
+        previewer: None where previews are off; there is no contact sheet then.
+    """
+
+    spec: JobSpec
+    dir: RunDir
+    teller: Teller
+    stop: StopSignal
+    base: DiffusionBase
+    handle: AdapterHandle
+    optimizer: Optimizer
+    accelerator: Accelerator
+    dataset: Dataset
+    order: Order
+    exporter: Exporter
+    previewer: Previewer | None
+
+    @property
+    def name(self) -> str:
+        return adapter_name(self.spec, self.dir)
+
+    def after_step(self, done: int) -> None:
+        """Whatever is due after `done` steps, short of the end."""
+        save = self.spec.save
+        if _is_due(done, self.spec.preview.every_steps):
+            self.preview(done)
+        if _is_due(done, save.checkpoint_every_steps):
+            self.checkpoint(done)
+        if _is_due(done, save.every_steps) or self._epoch_export_due(done):
+            self.export(self.dir.exports / f"{self.name}-step{done:08d}.safetensors", done)
+
+    def finish(self, total: int) -> Path:
+        """The last previews, the adapter, the contact sheet; returns the adapter's path."""
+        self.preview(total)
+        adapter = self.dir.adapter_file(self.spec)
+        self.export(adapter, total, final=True)
+        if self.spec.save.checkpoint_every_steps:
+            self.checkpoint(total)
+        sheet = self.contact_sheet(total)
+        self.teller.events.write(
+            "finished",
+            step=total,
+            file=adapter.name,
+            contact_sheet=sheet.name if sheet else None,
+            seconds=round(time.time() - self.exporter.started, 1),
+        )
+        return adapter
+
+    def preview(self, step: int) -> None:
+        """Draw the previews as the model stands; a failure is told and does not end the run."""
+        if self.previewer is None:
+            return
+        self._set_training(False)
+        with self.accelerator.autocast():
+            files, problem = self.previewer.try_draw(step, self.stop.check)
+        self._set_training(True)
+        if problem:
+            self.teller.note(problem)
+            return
+        self.teller.events.write(
+            "preview",
+            step=step,
+            pictures=[{"prompt": f.prompt, "file": self._relative(f.path)} for f in files],
+        )
+
+    def checkpoint(self, done: int) -> Path:
+        """Write a checkpoint that `--resume` goes on from."""
+        scaler = self.accelerator.scaler
+        path = checkpoint.save(
+            self.dir.checkpoints,
+            step=done,
+            spec=self.spec.model_dump(mode="json"),
+            dataset=self.dataset.fingerprint,
+            scaler=scaler.state_dict() if scaler is not None else {},
+            handle=self.handle,
+            optimizer=self.optimizer,
+            keep=self.spec.save.keep_checkpoints,
+        )
+        self.teller.events.write("checkpoint", step=done, file=self._relative(path))
+        return path
+
+    def export(self, path: Path, step: int, *, final: bool = False) -> None:
+        """Write the adapter as it stands."""
+        self.exporter.write(self.handle, path, step, time.time(), self._cover(step))
+        self.teller.events.write("export", step=step, file=self._relative(path), final=final)
+
+    def contact_sheet(self, total: int) -> Path | None:
+        """Draw the sheet of all previews; None if there are none."""
+        steps = self._preview_steps()
+        if self.previewer is None or not steps:
+            return None
+        draw_sheet(
+            self.name,
+            f"{self.base.name}, {len(self.dataset.instances)} pictures, "
+            f"rank {self.spec.adapter.rank}, {total:,} steps; the same noise along each row",
+            [picture.prompt for picture in self.previewer.pictures],
+            self.spec.data.trigger,
+            [Column(step, [f.path for f in self.previewer.files_at(step)]) for step in steps],
+            self.dir.contact_sheet,
+        )
+        return self.dir.contact_sheet
+
+    def _cover(self, step: int) -> Path | None:
+        """The newest preview by `step`, of the first prompt with the trigger."""
+        trained = [at for at in self._preview_steps() if 0 < at <= step]
+        if self.previewer is None or not trained:
+            return None
+        files = self.previewer.files_at(trained[-1])
+        trigger = self.spec.data.trigger
+        return next((f.path for f in files if trigger and trigger in f.prompt), files[0].path)
+
+    def _preview_steps(self) -> list[int]:
+        """Steps whose previews are all there, in order."""
+        if self.previewer is None:
+            return []
+        steps = sorted(int(p.name.removeprefix("step-")) for p in self.dir.previews.glob("step-*"))
+        return [s for s in steps if all(f.path.is_file() for f in self.previewer.files_at(s))]
+
+    def _epoch_export_due(self, done: int) -> bool:
+        every = self.spec.save.every_epochs
+        if every is None:
+            return False
+        per_step = self.spec.schedule.batch_size * self.spec.schedule.accumulate
+        now, before = (self.order.epoch_of(steps * per_step) for steps in (done, done - 1))
+        return now // every > before // every
+
+    def _set_training(self, on: bool) -> None:
+        for part in self.base.parts.values():
+            part.train(on)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.dir.path).as_posix()
+
+
+def _is_due(done: int, every: int | None) -> bool:
+    return bool(every) and done % (every or 1) == 0
