@@ -108,8 +108,8 @@ class LoRA(nn.Module):
             self.down.copy_(drawn)
             self.up.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The update for `x`, shaped like the base's output.
+    def forward(self, x: Tensor, strength: float = 1.0) -> Tensor:
+        """strength times the update for `x`, shaped like the base's output.
 
         x: `[..., in]` (linear) or `[b, in, h, w]` (convolution).
         """
@@ -117,15 +117,18 @@ class LoRA(nn.Module):
             x = x.to(self.down.dtype)
         keep = self._dropout_masks(x) if self.training and self.dropout.any else None
         if self.geometry is None:
-            inner = F.linear(x, self.down)  # [..., r]
-            if keep is not None:
-                inner = inner * keep(inner)
-            return F.linear(inner, self.up) * self.scale  # [..., out]
+            inner = self._scaled(F.linear(x, self.down), keep, strength)  # [..., r]
+            return F.linear(inner, self.up)  # [..., out]
         stride, padding, dilation = self.geometry
         inner = F.conv2d(x, self.down, None, stride, padding, dilation)  # [b, r, h', w']
+        return F.conv2d(self._scaled(inner, keep, strength), self.up)  # [b, out, h', w']
+
+    def _scaled(self, inner: Tensor, keep: _Keep | None, strength: float) -> Tensor:
+        # Scaling the r channels in the middle is cheaper than scaling the output.
+        factor = self.scale * strength
         if keep is not None:
             inner = inner * keep(inner)
-        return F.conv2d(inner, self.up) * self.scale  # [b, out, h', w']
+        return inner if factor == 1 else inner * factor
 
     def _dropout_masks(self, x: Tensor) -> _Keep:
         source = generator("dropout", self.clock.seed, self.clock.step, str(self.key))
@@ -199,8 +202,7 @@ class AdaptedLayer(nn.Module):
             strength = self.strengths[name]
             if strength == 0 or name in self.merged or name in self.disabled:
                 continue
-            update = adapter(x).to(y.dtype)
-            y = y + (update if strength == 1 else strength * update)
+            y = y + adapter(x, strength).to(y.dtype)
         return y
 
     # Code of diffusers and transformers asks a layer for these.

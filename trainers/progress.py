@@ -78,6 +78,15 @@ class Reporter:
             self._bar = None
 
 
+def silence_libraries() -> None:
+    """Turn off the bars that transformers and diffusers draw while they load a model."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def duration(seconds: float) -> str:
     """`95` -> `1 min 35 s`."""
     whole = round(seconds)

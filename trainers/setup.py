@@ -20,6 +20,7 @@ from trainers.data.scan import Picture, scan
 from trainers.jobs import RunDir
 from trainers.preview import Previewer
 from trainers.prior import class_pictures
+from trainers.progress import silence_libraries
 from trainers.spec import DataSpec, JobSpec
 from trainers.teller import Teller
 
@@ -36,6 +37,7 @@ def find_instances(data: DataSpec) -> list[Picture]:
 def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> DiffusionBase:
     """The base model where and how the settings want it."""
     model = spec.model
+    silence_libraries()
     teller.phase("load", f"loading {model.base}")
     base = load_base(
         model.base,

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lora_diffusion import load
-from trainers.events import read_events
 from tests.trainers.conftest import FAST, assert_same_tensors, command, environment, tensors
+from trainers.events import read_events
 
 STEPS = 6
 
@@ -24,13 +24,29 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     done = subprocess.run(
         command(
-            *FAST, "--output_dir", folder, "--schedule.steps", STEPS,
-            "--save.every_steps", 2, "--save.name", "mine", "--save.dtype", "fp32",
-            "--save.checkpoint_every_steps", 1, "--save.keep_checkpoints", 100,
-            "--preview.every_steps", 3,
-        ),  # fmt: skip
-        capture_output=True, text=True, env=environment(), timeout=300,
-    )  # fmt: skip
+            *FAST,
+            "--output_dir",
+            folder,
+            "--schedule.steps",
+            STEPS,
+            "--save.every_steps",
+            2,
+            "--save.name",
+            "mine",
+            "--save.dtype",
+            "fp32",
+            "--save.checkpoint_every_steps",
+            1,
+            "--save.keep_checkpoints",
+            100,
+            "--preview.every_steps",
+            3,
+        ),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -159,9 +175,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(whole, train):
 
 def test_resume_without_a_checkpoint_says_so_and_starts(tmp_path, train):
     done = train(
-        *FAST, "--output_dir", tmp_path / "run", "--schedule.steps", 1, "--resume",
-        "--preview.enabled", "false",
-    )  # fmt: skip
+        *FAST,
+        "--output_dir",
+        tmp_path / "run",
+        "--schedule.steps",
+        1,
+        "--resume",
+        "--preview.enabled",
+        "false",
+    )
     assert "no checkpoint" in done.stderr
     assert (tmp_path / "run" / "run.safetensors").exists()
 

@@ -105,9 +105,11 @@ def _load(arguments: argparse.Namespace) -> DiffusionBase:
     from lora_diffusion.formats import load_adapter
     from lora_diffusion.inject import attach
     from trainers import devices
+    from trainers.progress import silence_libraries
     from trainers.spec import ModelSpec
 
     placement = devices.choose(ModelSpec(device=arguments.device, precision=arguments.precision))
+    silence_libraries()
     base = load_base(
         arguments.base,
         device=placement.device,

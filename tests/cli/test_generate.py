@@ -1,0 +1,95 @@
+"""`lora-diffusion generate` on the demo base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora_diffusion.families import load_base
+from lora_diffusion.inject import AdapterConfig, inject
+from tests.conftest import fill
+from trainers.cli.generate import Weighted
+from trainers.cli.main import main
+
+QUICK = ["--steps", "2", "--cfg", "3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("adapter") / "mine.safetensors"
+    handle = inject(load_base("bundled:demo_base").parts, AdapterConfig(rank=4))
+    fill(handle, spread=0.2)
+    handle.save(path)
+    return path
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=int)
+
+
+def test_pictures_carry_their_parameters(tmp_path, capsys, adapter):
+    argv = ["generate", "--prompt", "a red circle", "--count", "2", "--seed", "5", "--json"]
+    assert main([*argv, *QUICK, "--adapter", f"{adapter}:0.5", "--out", str(tmp_path)]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert len(files) == 2
+    with Image.open(files[1]) as image:
+        assert image.size == (64, 64)
+        text = image.text["parameters"]
+    for word in ("a red circle", "Steps: 2", "Seed: 6", "CFG scale: 3", "<lora:mine:0.5>"):
+        assert word in text
+
+
+def test_the_weight_decides_how_far_a_picture_moves(tmp_path, capsys, adapter):
+    def picture(*adapters: str) -> np.ndarray:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        options = [word for a in adapters for word in ("--adapter", a)]
+        argv = ["generate", "--prompt", "a red circle", *QUICK, "--out", str(out), *options]
+        assert main(argv) == 0
+        return pixels(capsys.readouterr().out.strip())
+
+    plain, none, half, whole = (
+        picture(), picture(f"{adapter}:0"), picture(f"{adapter}:0.5"), picture(str(adapter))
+    )  # fmt: skip
+    assert np.array_equal(plain, none)
+    assert 0 < np.abs(half - plain).mean() < np.abs(whole - plain).mean()
+    both = picture(f"{adapter}:0.5", f"{adapter}:0.5")
+    assert np.abs(both - whole).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--adapter", "no.safetensors"], ["no.safetensors"]),
+        (["--base", "/no/base"], ["/no/base"]),
+        (["--sampler", "magic"], ["--sampler", "ddim"]),
+        (["--size", "big"], ["--size", "512x768"]),
+        (["--size", "65"], ["65", "multiple"]),
+        (["--count", "0"], ["--count"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, options, words):
+    argv = ["generate", "--prompt", "x", *QUICK, "--out", str(tmp_path / "out"), *options]
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for word in words:
+        assert word in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "weight"),
+    [
+        ("a.safetensors", "a.safetensors", 1.0),
+        ("a.safetensors:0.8", "a.safetensors", 0.8),
+        ("a:b.safetensors:-1", "a:b.safetensors", -1.0),
+        ("C:\\x\\a.safetensors", "C:\\x\\a.safetensors", 1.0),
+    ],
+)
+def test_file_and_weight(text, path, weight):
+    assert Weighted.parse(text) == Weighted(Path(path), weight)

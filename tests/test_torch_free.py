@@ -1,0 +1,51 @@
+"""What the studio may use needs no torch: importing it is quick, and a GPU crash can't reach it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+TORCH_FREE = [
+    "lora_diffusion",
+    "lora_diffusion.bundled",
+    "lora_diffusion.targets",
+    "lora_diffusion.formats",
+    "lora_diffusion.formats.header",
+    "lora_diffusion.formats.metadata",
+    "lora_diffusion.formats.hash",
+    "trainers.spec",
+    "trainers.layering",
+    "trainers.events",
+    "trainers.jobs",
+    "trainers.plan",
+    "trainers.dreambooth_lora",
+    "trainers.cli.main",
+    "trainers.data.scan",
+    "trainers.data.captions",
+]
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_importing_it_loads_no_torch(module):
+    code = (
+        f"import sys, {module}; "
+        "sys.exit(', '.join(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"{module} imports {done.stderr.strip()}"
+
+
+def test_help_is_torch_free_and_names_every_section():
+    from trainers.spec import JobSpec
+
+    code = (
+        "import sys; from trainers.dreambooth_lora import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for section in JobSpec.model_fields:
+        assert f"--{section}." in done.stdout
