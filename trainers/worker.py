@@ -5,7 +5,7 @@ It reads one JSON object a line from standard input and answers on standard outp
 | it reads | fields |
 | --- | --- |
 | `draw` | `base`, `adapters`: `[{file, weight}]`, `prompt`, `negative`, `seed`, `sampler`, |
-| | `sampling_steps`, `cfg`, `size_px`, `out`: the PNG to write |
+| | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write |
 
 | it writes | fields |
 | --- | --- |
@@ -66,7 +66,7 @@ class DrawRequest(BaseModel):
     sampler: str = "ddim"
     sampling_steps: int = Field(25, ge=1, le=1000)
     cfg: float = Field(7.0, ge=0, le=50, allow_inf_nan=False)
-    size_px: int = Field(512, ge=32, le=4096, multiple_of=8)
+    size_px: int | None = Field(None, ge=32, le=4096, multiple_of=8)
     out: Path
 
 
@@ -87,14 +87,15 @@ class Studio:
         """
         base = self._open(request.base, reply)
         self._weigh(base, request.adapters)
+        side_px = request.size_px or base.native_size_px
         picture = PictureSpec(
             prompt=request.prompt,
             negative=request.negative,
             seed=request.seed,
             sampling_steps=request.sampling_steps,
             cfg=request.cfg,
-            width_px=request.size_px,
-            height_px=request.size_px,
+            width_px=side_px,
+            height_px=side_px,
             sampler=request.sampler,
         )
 

@@ -37,7 +37,10 @@ class WeightedFile:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture to draw. Equal drawings are equal pictures."""
+    """One picture to draw. Equal drawings are equal pictures.
+
+    `size_px` None is the base's own size.
+    """
 
     base: str
     adapters: tuple[WeightedFile, ...]
@@ -47,7 +50,7 @@ class Drawing:
     sampler: str
     sampling_steps: int
     cfg: float
-    size_px: int
+    size_px: int | None
 
 
 class Drawer:

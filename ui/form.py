@@ -19,6 +19,7 @@ DEMO_FOLDERS = {
     "Demo style": "bundled:demo_style",
 }
 OWN_PICTURES = "My own folder"
+_BASES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}
 _SCHEMA_PREFIX = re.compile(r"^'?[\w.]+'? = .*?: (?=[A-Z])")
 _SCHEMA_HELP = re.compile(r" \([^()]*\.\)(?: \(\d+ more of this kind follow\.\))?$")
 _SETTING_MUST = re.compile(r"^\w+\.\w+ must")
@@ -166,4 +167,10 @@ def _plain(text: str) -> str:
 def preset_choices() -> list[tuple[str, str]]:
     """(label, name) of the presets, the demos first."""
     names = sorted(layering.preset_names(), key=lambda n: (not n.startswith("demo"), n))
-    return [(name.replace("_", " ").replace("-", " ").capitalize(), name) for name in names]
+    return [(_preset_label(name), name) for name in names]
+
+
+def _preset_label(name: str) -> str:
+    """`sd15-style` is `SD 1.5 style`."""
+    words = [_BASES.get(word, word) for word in name.replace("_", "-").split("-")]
+    return words[0][:1].upper() + " ".join(words)[1:]

@@ -143,9 +143,18 @@ def _note(run: RunDir, progress: Progress, status: Status, spec: JobSpec | None)
     if status == "stopped":
         return {"kind": "plain", "title": f"Stopped at step {progress.step:,}.", "text": kept}
     if status == "interrupted":
-        title = "The training process ended without finishing."
-        return {"kind": "bad", "title": title, "text": kept}
+        return {"kind": "bad", "title": _interruption(run, progress), "text": kept}
     return None
+
+
+def _interruption(run: RunDir, progress: Progress) -> str:
+    """Why a process ended without an outcome, as far as its log knows."""
+    last = log_tail(run).rpartition("\n")[2]
+    if last.startswith("error: "):
+        return last.removeprefix("error: ")
+    if not progress.started:
+        return "The training process ended before training began."
+    return "The training process ended without finishing."
 
 
 def _failure(progress: Progress) -> str:

@@ -14,6 +14,7 @@ from ui import run_view
 from ui.context import Context
 from ui.follow import Follower
 
+_ENDING_SECONDS = 15.0
 DEMO_PRESET = "demo-character"
 _MOUNT = "Studio.mountRuns(element, server, trigger, {own: 'own', tryit: 'tryit'})"
 
@@ -57,6 +58,8 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
         """Go on from the last checkpoint."""
         follower = _asked(context, request)
         refuse_second_run(context)
+        if not jobs.wait(follower.run, _ENDING_SECONDS):
+            raise InputError("The run is still ending. Try again in a moment.")
         jobs.start(follower.run, resume=True)
         return {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ui.runs_tab import DEMO_PRESET, refuse_second_run
 
 SHOWN_PICTURES = 16
 _THUMBNAIL_PX = 160
+_NUMBERS = itertools.count()
 _FIELDS = ("preset", "pictures", "folder", "base", "name", "trigger", "steps", "rank", "lr")
 
 
@@ -140,11 +142,10 @@ def build(context: Context) -> TrainTab:
         wrong = form.problems(answers)
         if wrong:
             return "", _marks(wrong, focus=True)
-        text = html.escape(form.command(answers), quote=True)
-        return f'<div class="st" data-copy="{text}"></div>', _marks({})
+        return _told("copy", form.command(answers)), _marks({})
 
-    def check(*given: Any) -> tuple[str, str]:
-        return "", _marks(form.problems(_answers(*given)))
+    def check(*given: Any) -> str:
+        return _marks(form.problems(_answers(*given)))
 
     preset.input(
         fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
@@ -155,7 +156,7 @@ def build(context: Context) -> TrainTab:
         api_visibility="private", show_progress="hidden", trigger_mode="always_last",
     )  # fmt: skip
     gr.on(
-        [field.change for field in fields], check, fields, [said, marks],
+        [field.change for field in fields], check, fields, marks,
         api_visibility="private", show_progress="hidden", trigger_mode="always_last",
     )  # fmt: skip
     start.click(
@@ -191,18 +192,25 @@ def _begin(context: Context, answers: Answers) -> str:
         return _note("bad", str(error))
     except OSError as error:
         return _note("bad", f"The disk refused: {error.strerror or error}.")
-    return f'<div class="st" data-run="{html.escape(run.path.name, quote=True)}"></div>'
+    return _told("run", run.path.name)
+
+
+def _told(what: str, value: str) -> str:
+    """A message to the page's script; the number makes two equal ones differ."""
+    shown = html.escape(value, quote=True)
+    return f'<div class="st" data-{what}="{shown}" data-number="{next(_NUMBERS)}"></div>'
 
 
 def _marks(wrong: dict[str, str], *, focus: bool = False) -> str:
     """What is wrong, by field, for the page to write beside the fields."""
     told = html.escape(json.dumps({"wrong": wrong, "focus": focus}), quote=True)
-    return f'<i data-marks="{told}"></i>'
+    return f'<i data-marks="{told}" data-number="{next(_NUMBERS)}"></i>'
 
 
 def _note(kind: str, text: str) -> str:
     shown = html.escape(printable(text, 500))
-    return f'<p class="st st-note st-{kind}" role="alert">{shown}</p>'
+    number = next(_NUMBERS)
+    return f'<p class="st st-note st-{kind}" role="alert" data-number="{number}">{shown}</p>'
 
 
 def _dataset_card(context: Context, location: str) -> str:

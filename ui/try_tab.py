@@ -283,7 +283,7 @@ def _pictures(before: str, after: str, drawing: Drawing, label: str) -> str:
     name = html.escape(label)
     parameters = (
         f"seed {drawing.seed} · {drawing.sampling_steps} steps · {drawing.sampler} · "
-        f"guidance {drawing.cfg:g} · {drawing.size_px} px · {words.place(drawing.base)}"
+        f"guidance {drawing.cfg:g} · {words.place(drawing.base)}"
     )
     return (
         '<div class="st st-pair-pictures">'

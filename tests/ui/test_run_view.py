@@ -65,6 +65,14 @@ def test_stopped_and_interrupted_runs_can_be_resumed(runs: Path, outcome: str | 
     assert view["resumable"] and "Step 40 is saved" in view["note"]["text"]  # type: ignore[index]
 
 
+def test_a_process_that_died_early_tells_what_its_log_knows(runs: Path) -> None:
+    run = make_run(runs, "a", steps=10, reached=0, outcome=None)
+    run.events_file.unlink()
+    assert "before training began" in _view(run)["note"]["title"]  # type: ignore[index]
+    run.log_file.write_text("No GPU is used.\nerror: no pictures in /x. Add some.\n")
+    assert _view(run)["note"]["title"] == "no pictures in /x. Add some."  # type: ignore[index]
+
+
 def test_phases_are_shown_until_the_first_step(runs: Path) -> None:
     run = make_run(runs, "a", steps=100, reached=0, outcome=None, alive=True)
     log = EventLog(run.events_file)

@@ -71,12 +71,14 @@ def test_first_start_to_a_downloaded_adapter(browser: Browser, runs: Path, tmp_p
 def _demo_starts_and_stops(page: Page, runs: Path) -> None:
     page.get_by_role("button", name="Run the demo").click()
     expect(page.get_by_role("heading", name="demo-character")).to_be_visible(timeout=20_000)
-    _stop(page)
+    _stop_once_it_runs(page, runs / "demo-character")
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
-    assert jobs.status(RunDir(runs / "demo-character")) == "stopped"
+    stopped = RunDir(runs / "demo-character")
+    until(lambda: jobs.status(stopped) == "stopped", 30, "the process to end")
 
 
-def _stop(page: Page) -> None:
+def _stop_once_it_runs(page: Page, run: Path) -> None:
+    until(lambda: jobs.last_event(RunDir(run)) is not None, 90, "a first event")
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Stop and save").click()
 
@@ -99,7 +101,7 @@ def _form_starts_a_run(page: Page, runs: Path) -> None:
     page.locator("#st-steps").locator("input, textarea").press("Control+Enter")
     expect(page.get_by_role("heading", name="short-one")).to_be_visible(timeout=20_000)
     assert "run=short-one" in page.url
-    _stop(page)
+    _stop_once_it_runs(page, runs / "short-one")
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
     spec = RunDir(runs / "short-one").spec()
     assert (spec.schedule.steps, spec.optim.lr_unet, spec.optim.lr_text) == (30, 0.002, 0.001)

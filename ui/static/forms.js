@@ -11,6 +11,10 @@
       const command = element.querySelector("[data-copy]");
       if (command) showCommand(command);
     });
+    // What was said of the form as it was no longer holds when it changes.
+    document.addEventListener("input", (event) => {
+      if (event.target.closest(".st-train")) element.querySelector("[data-number]")?.remove();
+    });
   };
 
   function showCommand(holder) {
