@@ -118,4 +118,4 @@ def _recompute_activations(base: DiffusionBase) -> None:
         if hasattr(model, "enable_gradient_checkpointing"):  # diffusers
             model.enable_gradient_checkpointing()
         else:  # transformers
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
