@@ -59,7 +59,7 @@ _NO_BASE: tuple[tuple[str, str, str], ...] = (
         "for.",
     ),
     (
-        r"(^emb_params$|^string_to_param)",
+        r"(^emb_params$|^clip_[lg]$|^string_to_param)",
         "a textual inversion embedding",
         "Give a base model.",
     ),

@@ -40,7 +40,7 @@ def load(request: Request) -> StableDiffusion:
         vae=weights.settle(vae, request.device),
         text_encoder=weights.settle(text, request.device),
         tokenizer=words,
-        scheduler_config=read_json(path / SCHEDULER_CONFIG),
+        scheduler_config=read_json(path / SCHEDULER_CONFIG) | {"prediction_type": prediction},
         prediction=prediction,
         clip_skip=request.clip_skip,
     )

@@ -65,20 +65,28 @@ def load_base(
             supported. The message names the file, the cause and the fix.
     """
     report: Progress = on_progress or _say_nothing
-    source = locate(str(location))
-    if isinstance(source, Path):
-        path, name = source, _short_name(str(location), source)
-    else:
-        half = dtype in (torch.float16, torch.bfloat16)
-        path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
-        name = source
-    header = None if path.is_dir() else _read_checkpoint_header(path)
-    found = _recognise_folder(path) if header is None else detect.checkpoint(header)
+    target = _device(device)
+    try:
+        source = locate(str(location))
+        if isinstance(source, Path):
+            path, name = source, _short_name(str(location), source)
+        else:
+            half = dtype in (torch.float16, torch.bfloat16)
+            path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
+            name = source
+        header = None if path.is_dir() else _read_checkpoint_header(path)
+        found = _recognise_folder(path) if header is None else detect.checkpoint(header)
+    except OSError as error:
+        reason = printable(error.strerror or error)
+        raise InputError(
+            f"Base model '{printable(location)}': cannot be read ({reason}). Check the "
+            "permissions and the disk."
+        ) from error
     request = Request(
         path=path,
         name=name,
         found=found,
-        device=torch.device(device),
+        device=target,
         dtype=dtype,
         tokenizer=None if tokenizer is None else Path(tokenizer).expanduser(),
         prediction=prediction,
@@ -116,6 +124,24 @@ def locate(location: str) -> Path | str:
     if hub.looks_like_id(location) and not _exists(Path(location).parent):
         return location
     raise InputError(f"{shown}: there is no such folder or file.{_suggestion(path, location)}")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """`device`, if it is there.
+
+    Raises:
+        InputError: there is no such device on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = printable(next(iter(str(error).splitlines()), "")).rstrip(".")
+        raise InputError(
+            f"model.device = {printable(device, 40)}: cannot be used ({reason}). Set it to auto "
+            "or cpu."
+        ) from error
+    return found
 
 
 def _read_checkpoint_header(path: Path) -> Header:

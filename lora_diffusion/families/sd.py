@@ -22,6 +22,7 @@ from lora_diffusion.families.base import (
 from lora_diffusion.keys import TEXT_ENCODER, UNET
 
 IN_CHANNELS = 4
+USUAL_SAMPLE_SIZE = 64  # latents along one side, where a configuration does not say
 
 
 class StableDiffusion(DiffusionBase):
@@ -59,7 +60,7 @@ class StableDiffusion(DiffusionBase):
         self.prediction = prediction
         self.clip_skip = clip_skip
         self.latent_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.native_size_px = unet.config.sample_size * self.latent_factor
+        self.native_size_px = _sample_size(unet) * self.latent_factor
         for model in (*self.parts.values(), vae):
             model.eval().requires_grad_(False)
 
@@ -121,3 +122,8 @@ class StableDiffusion(DiffusionBase):
 def _clip_layers(encoder: nn.Module) -> Any:
     inner: Any = getattr(encoder, "text_model", encoder)
     return inner.encoder.layers
+
+
+def _sample_size(unet: Any) -> int:
+    size = unet.config.sample_size
+    return size if isinstance(size, int) and size > 0 else USUAL_SAMPLE_SIZE

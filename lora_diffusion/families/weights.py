@@ -125,6 +125,7 @@ def loading(where: str) -> Iterator[None]:
 
     Running out of memory passes through: the file is not to blame.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -143,6 +144,7 @@ def loading(where: str) -> Iterator[None]:
         EOFError,
         zlib.error,
         SafetensorError,
+        StrictDataclassError,
     ) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         reason = printable(reason or type(error).__name__).rstrip(".")

@@ -237,7 +237,8 @@ def test_prediction_is_read_and_can_be_overridden(folder: Path) -> None:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     edit_json(scheduler, prediction_type="v_prediction")
     assert load_base(folder).prediction == "v_prediction"
-    assert load_base(folder, prediction="epsilon").prediction == "epsilon"
+    overridden = load_base(folder, prediction="epsilon")
+    assert overridden.prediction == overridden.scheduler_config["prediction_type"] == "epsilon"
     edit_json(scheduler, prediction_type="sample")
     assert "'sample'" in message_of(folder)
     assert load_base(folder, prediction="epsilon").prediction == "epsilon"
@@ -254,17 +255,41 @@ def test_broken_json(folder: Path, config: str, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("part", "values"),
     [
-        {"block_out_channels": "wide"},
-        {"block_out_channels": [30, 30, 60, 60]},
-        {"down_block_types": ["NoSuchBlock"] * 4},
-        {"attention_head_dim": 0},
+        ("unet", {"block_out_channels": "wide"}),
+        ("unet", {"block_out_channels": [30, 30, 60, 60]}),
+        ("unet", {"down_block_types": ["NoSuchBlock"] * 4}),
+        ("unet", {"attention_head_dim": 0}),
+        ("vae", {"act_fn": "no such"}),
+        ("text_encoder", {"vocab_size": "many"}),
+        ("text_encoder", {"hidden_act": "no such"}),
+        ("text_encoder", {"num_attention_heads": 3}),
     ],
 )
-def test_nonsense_in_the_configuration(folder: Path, values: dict[str, object]) -> None:
-    edit_json(folder / "unet" / "config.json", **values)
-    assert "unet" in message_of(folder)
+def test_nonsense_in_the_configuration(folder: Path, part: str, values: dict[str, object]) -> None:
+    edit_json(folder / part / "config.json", **values)
+    assert f"tiny, {part}: cannot be loaded" in message_of(folder)
+
+
+@pytest.mark.parametrize(("sample_size", "pixels"), [(8, 64), (None, 512), ([8, 8], 512)])
+def test_the_native_size(folder: Path, sample_size: object, pixels: int) -> None:
+    edit_json(folder / "unet" / "config.json", sample_size=sample_size)
+    assert load_base(folder).native_size_px == pixels
+
+
+def test_a_device_that_is_not_there(saved: Path) -> None:
+    assert "model.device = toaster" in message_of(saved, device="toaster")
+    if not torch.cuda.is_available():
+        assert "model.device = cuda" in message_of(saved, device="cuda")
+
+
+def test_a_folder_that_may_not_be_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert "cannot be read (Permission denied)" in message_of(saved)
 
 
 def test_a_broken_tokenizer(folder: Path) -> None:

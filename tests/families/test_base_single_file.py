@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lora_diffusion.errors import InputError
 from lora_diffusion.families import detect, load_base
 from lora_diffusion.formats.header import read_header
 from tests.families.checks import message_of, same
@@ -246,6 +248,7 @@ def test_other_architectures_are_named(tmp_path: Path, tensors: Tensors, says: s
         (["lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a"], "a LoRA"),
         (["lycoris_mid_block.lokr_w1"], "a LoRA"),
         (["emb_params"], "embedding"),
+        (["clip_l", "clip_g"], "embedding"),
         (["control_model.input_blocks.0.0.weight"], "ControlNet"),
         (["down_blocks.0.motion_modules.0.temporal_transformer.norm.bias"], "AnimateDiff"),
         (["encoder.conv_in.bias", "decoder.conv_in.bias", "quant_conv.bias"], "a VAE alone"),
@@ -280,6 +283,29 @@ def test_truncated(tensors: Tensors, checkpoint: Save, kept: float) -> None:
     path.write_bytes(data[: int(kept if kept > 1 or kept == 0 else kept * len(data))])
     message = message_of(path)
     assert message.startswith("tiny.safetensors: ")
+
+
+def test_a_header_with_wrong_bytes_is_refused_or_read(tensors: Tensors, checkpoint: Save) -> None:
+    """Whatever a flipped byte makes of a header, nothing but InputError comes out."""
+    path = checkpoint(tensors)
+    data = bytearray(path.read_bytes()[: 1 << 18])
+    length = int.from_bytes(data[:8], "little")
+    dice = random.Random(5)
+    refused = 0
+    for _ in range(100):
+        place, value = dice.randrange(8 + length), dice.randrange(256)
+        with path.open("rb+") as file:
+            file.seek(place)
+            file.write(bytes([value]))
+            file.flush()
+            try:
+                detect.checkpoint(read_header(path))
+            except InputError:
+                refused += 1
+            file.seek(place)
+            file.write(data[place : place + 1])
+    assert 20 < refused < 100
+    assert detect.checkpoint(read_header(path)).arch == "sd15"
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.SafeTensors", "model.bin"])
