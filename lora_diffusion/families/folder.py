@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lora_diffusion.errors import InputError
 from lora_diffusion.families import tokenizer, weights
 from lora_diffusion.families.detect import read_json
 from lora_diffusion.families.layout import SCHEDULER_CONFIG, STEMS, Weights, check_complete
@@ -22,7 +23,7 @@ def load(request: Request) -> StableDiffusion:
     """
     path = request.path
     found = check_complete(path, request.where, with_tokenizer=request.tokenizer is None)
-    headers = {part: [read_header(f) for f in found[part].files] for part in STEMS}
+    headers = {part: _headers(request.where, part, found[part]) for part in STEMS}
     prediction = request.chosen_prediction()
     unet_files = found["unet"]
     stored = f", {unet_files.variant} files" if unet_files.variant else ""
@@ -44,6 +45,14 @@ def load(request: Request) -> StableDiffusion:
         prediction=prediction,
         clip_skip=request.clip_skip,
     )
+
+
+def _headers(where: str, part: str, files: Weights) -> list[Header]:
+    """The checked headers of one part's files, so that broken ones are found before any loads."""
+    try:
+        return [read_header(file) for file in files.files]
+    except InputError as error:
+        raise InputError(f"{where}, {part}: {error}") from error
 
 
 def _diffusers_model(request: Request, part: str, dtype: torch.dtype, files: Weights) -> Any:

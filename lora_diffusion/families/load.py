@@ -70,12 +70,13 @@ def load_base(
         source = locate(str(location))
         if isinstance(source, Path):
             path, name = source, _short_name(str(location), source)
+            where = printable(path.resolve().name or path)
         else:
             half = dtype in (torch.float16, torch.bfloat16)
             path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
-            name = source
+            name = where = source
         header = None if path.is_dir() else _read_checkpoint_header(path)
-        found = _recognise_folder(path) if header is None else detect.checkpoint(header)
+        found = _recognise_folder(path, where) if header is None else detect.checkpoint(header)
     except OSError as error:
         reason = printable(error.strerror or error)
         raise InputError(
@@ -85,6 +86,7 @@ def load_base(
     request = Request(
         path=path,
         name=name,
+        where=where,
         found=found,
         device=target,
         dtype=dtype,
@@ -94,8 +96,8 @@ def load_base(
         on_progress=report,
     )
     if header is None:
-        return _supported(_FOLDERS, request.where, found)(request)
-    return _supported(_FILES, request.where, found)(request, header)
+        return _supported(_FOLDERS, where, found)(request)
+    return _supported(_FILES, where, found)(request, header)
 
 
 def locate(location: str) -> Path | str:
@@ -153,8 +155,8 @@ def _read_checkpoint_header(path: Path) -> Header:
     return read_header(path)
 
 
-def _recognise_folder(path: Path) -> Found:
-    layout.refuse_if_no_model(path, printable(path.name or path))
+def _recognise_folder(path: Path, where: str) -> Found:
+    layout.refuse_if_no_model(path, where)
     return detect.folder(path)
 
 

@@ -23,12 +23,14 @@ class Request:
     Attributes:
         path: the folder or file.
         name: what people and metadata call it.
+        where: what messages call it, safe to print: file or folder name, or hub id.
         found: what it says of itself.
         The others are `load_base`'s arguments.
     """
 
     path: Path
     name: str
+    where: str
     found: Found
     device: torch.device
     dtype: torch.dtype
@@ -41,11 +43,6 @@ class Request:
     def vae_dtype(self) -> torch.dtype:
         """fp32 for fp16, which overflows in SD's VAE."""
         return torch.float32 if self.dtype == torch.float16 else self.dtype
-
-    @property
-    def where(self) -> str:
-        """The name of the file or folder, safe to print."""
-        return printable(self.path.name or self.path)
 
     def chosen_prediction(self) -> Prediction:
         """What the user said, or else what the base says of itself.

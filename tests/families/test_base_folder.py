@@ -135,7 +135,7 @@ def test_truncated_weights(folder: Path, weights: str, kept: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(kept if kept > 1 or kept == 0 else kept * len(data))])
     message = message_of(folder)
-    assert path.name in message
+    assert message.startswith(f"tiny, {path.parent.name}: {path.name}: ")
     assert "again" in message
 
 

@@ -144,7 +144,17 @@ def test_a_repository_of_something_else(served: Hub) -> None:
 
 def test_a_repository_without_tokenizer(served: Hub) -> None:
     shutil.rmtree(served.folder / "tokenizer")
-    assert "lacks tokenizer" in refused()
+    message = refused()
+    assert "lacks tokenizer" in message
+    assert message.startswith("owner/name: ")
+
+
+def test_a_broken_download_is_named_by_its_id(served: Hub) -> None:
+    weights = served.folder / f"{UNET}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    message = refused()
+    assert "diffusion_pytorch_model.safetensors" in message
+    assert "cut short" in message
 
 
 @pytest.mark.parametrize(
