@@ -100,8 +100,8 @@ def find(given: Path | None, on_progress: Progress) -> Any:
     except hub.HubError as error:
         raise InputError(
             "A single-file checkpoint comes without its tokenizer, none is on this machine, and "
-            "the hub did not give it. Set model.tokenizer to the tokenizer folder of any SD1.x model, "
-            "or run 'pip install --no-deps open_clip_torch', or go online once."
+            "the hub did not give it. Set model.tokenizer to the tokenizer folder of any SD1.x "
+            "model, or run 'pip install --no-deps open_clip_torch', or go online once."
         ) from error
 
 
