@@ -124,7 +124,9 @@ def _card_line(progress: Progress, status: Status) -> str:
     if status == "failed":
         return f"Failed at step {step}: {_failure(progress)}"
     if status == "stopped":
-        return f"Stopped at step {step} of {progress.total:,}"
+        return f"Stopped at step {step} of {progress.total:,}" if progress.total else (
+            "Stopped before the first step"
+        )  # fmt: skip
     return "Not started" if status == "prepared" else f"Interrupted at step {step}"
 
 
@@ -141,7 +143,10 @@ def _note(run: RunDir, progress: Progress, status: Status, spec: JobSpec | None)
         ours = "This is our defect, not yours: the log below says where. " if defect else ""
         return {"kind": "bad", "title": _failure(progress), "text": ours + kept}
     if status == "stopped":
-        return {"kind": "plain", "title": f"Stopped at step {progress.step:,}.", "text": kept}
+        title = f"Stopped at step {progress.step:,}." if progress.total else (
+            "Stopped before the first step."
+        )  # fmt: skip
+        return {"kind": "plain", "title": title, "text": kept}
     if status == "interrupted":
         return {"kind": "bad", "title": _interruption(run, progress), "text": kept}
     return None
@@ -210,7 +215,8 @@ def _figures(progress: Progress, status: Status) -> list[Json]:
     memory = progress.last_step.get("peak_bytes")
     if isinstance(memory, int) and memory > 0:
         figures.insert(2, {"label": "Memory", "value": f"{memory / 2**30:.1f}", "unit": "GB"})
-    step = {"label": "Step", "value": f"{progress.step:,}", "unit": f"of {progress.total:,}"}
+    total = f"of {progress.total:,}" if progress.total else ""
+    step = {"label": "Step", "value": f"{progress.step:,}", "unit": total}
     return [step, *figures]
 
 

@@ -60,7 +60,7 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
         refuse_second_run(context)
         if not jobs.wait(follower.run, _ENDING_SECONDS):
             raise InputError("The run is still ending. Try again in a moment.")
-        jobs.start(follower.run, resume=True)
+        jobs.start(follower.run, resume=follower.status() != "prepared")
         return {}
 
     def studio_demo(_request: Any) -> Json:

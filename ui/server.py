@@ -84,6 +84,7 @@ def make_app(context: Context) -> FastAPI:
         app,
         build(context),
         path="/",
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=studio_theme(),
         footer_links=[],
         run_history=False,

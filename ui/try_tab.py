@@ -71,6 +71,7 @@ def build(context: Context) -> TryTab:
             )
             draw = gr.Button("Draw", variant="primary", elem_id="st-draw")
         with gr.Column(elem_classes="st-side", scale=5, min_width=320):
+            busy = gr.HTML("", elem_id="st-busy", elem_classes="st-block", apply_default_css=False)
             result = gr.HTML(
                 _empty(context),
                 js_on_load="Studio.mountTry(element)",
@@ -80,7 +81,7 @@ def build(context: Context) -> TryTab:
             )
     fields = [adapter, prompt, weight, seed]
 
-    def show(*given: Any) -> Iterator[str]:
+    def show(*given: Any) -> Iterator[tuple[Any, Any]]:
         yield from _draw(context, *given)
 
     def pick(chosen: str | None, typed: str) -> str:
@@ -89,11 +90,11 @@ def build(context: Context) -> TryTab:
         return prompts[0] if prompts and (not typed.strip() or typed in known) else typed
 
     draw.click(
-        show, fields, result, api_visibility="private", show_progress="hidden",
+        show, fields, [busy, result], api_visibility="private", show_progress="hidden",
         trigger_mode="once", concurrency_limit=1, concurrency_id="draw",
     )  # fmt: skip
     weight.release(
-        show, fields, result, api_visibility="private", show_progress="hidden",
+        show, fields, [busy, result], api_visibility="private", show_progress="hidden",
         trigger_mode="always_last", concurrency_limit=1, concurrency_id="draw",
     )  # fmt: skip
     adapter.input(pick, [adapter, prompt], prompt, api_visibility="private", show_progress="hidden")
@@ -159,6 +160,7 @@ def _find(context: Context, value: object) -> tuple[Follower, Path, str]:
         raise InputError("Choose an adapter first.")
     try:
         name, step = json.loads(value)
+        step = None if step is None else int(step)
     except (ValueError, TypeError):
         raise InputError("Choose an adapter from the list.") from None
     follower = context.followers.get(name)
@@ -201,8 +203,8 @@ def _prompts_of(follower: Follower) -> list[str]:
 
 def _draw(
     context: Context, chosen: object, prompt: object, weight: object, seed: object
-) -> Iterator[str]:
-    """Progress, then both pictures; one sentence where it can't be done."""
+) -> Iterator[tuple[Any, Any]]:
+    """(what goes on, what is shown): progress above the last pictures, then the new ones."""
     try:
         follower, path, label = _find(context, chosen)
         spec = follower.run.spec()
@@ -216,11 +218,12 @@ def _draw(
                 if isinstance(step, Path):
                     shown.append(context.shelf.picture(step, _SHOWN_PX) or "")
                 else:
-                    yield _busy(step[0], (number + step[1]) / 2)
+                    yield _busy(step[0], (number + step[1]) / 2), gr.skip()
     except InputError as error:
-        yield f'<p class="st st-note st-bad" role="alert">{html.escape(str(error))}</p>'
+        text = html.escape(printable(error, 500))
+        yield f'<p class="st st-note st-bad" role="alert">{text}</p>', gr.skip()
         return
-    yield _pictures(shown[0], shown[1], after, label)
+    yield "", _pictures(shown[0], shown[1], after, label)
 
 
 def _steps(context: Context, drawing: Drawing) -> Iterator[tuple[str, float] | Path]:
@@ -292,7 +295,8 @@ def _pictures(before: str, after: str, drawing: Drawing, label: str) -> str:
         f'<figure class="st-after"><img src="{after}" data-before="{before}" '
         f'alt="With {name} at {weight:g}: {prompt}">'
         f"<figcaption><b>With {name}</b> at {weight:g}</figcaption></figure>"
-        f'<p class="st-muted">“{prompt}”<br>{html.escape(parameters)}</p></div>'
+        f'<p class="st-muted">“{prompt}”<br>{html.escape(parameters)}'
+        '<span class="st-keys" aria-hidden="true"><kbd>B</kbd> hold for before</span></p></div>'
     )
 
 

@@ -59,10 +59,12 @@ def test_a_failed_run_gives_its_one_sentence_and_what_is_safe(runs: Path) -> Non
     assert view["resumable"]
 
 
-@pytest.mark.parametrize("outcome", ["stopped", None])
-def test_stopped_and_interrupted_runs_can_be_resumed(runs: Path, outcome: str | None) -> None:
+@pytest.mark.parametrize(("outcome", "saved"), [("stopped", 60), (None, 40)])
+def test_stopped_and_interrupted_runs_can_be_resumed(
+    runs: Path, outcome: str | None, saved: int
+) -> None:
     view = _view(make_run(runs, "a", steps=100, every=40, reached=60, outcome=outcome))
-    assert view["resumable"] and "Step 40 is saved" in view["note"]["text"]  # type: ignore[index]
+    assert view["resumable"] and f"Step {saved} is saved" in view["note"]["text"]  # type: ignore[index]
 
 
 def test_a_process_that_died_early_tells_what_its_log_knows(runs: Path) -> None:

@@ -261,7 +261,7 @@
       parts.track.setAttribute("aria-valuenow", percent.toFixed(0));
       parts.track.className = `st-bar st-${view.status}${view.phase ? " st-waiting" : ""}`;
       parts.stepText.replaceChildren(
-        ...(view.phase ? [h("span", { class: "st-dot" }), view.phase] : ["Step ", h("b", {}, number(view.step)), ` of ${number(view.total)}`]));
+        ...(view.phase ? [h("span", { class: "st-dot" }), view.phase] : ["Step ", h("b", {}, number(view.step)), view.total ? ` of ${number(view.total)}` : ""]));
       state.shownAt = Date.now();
       countDown();
     }
