@@ -11,6 +11,7 @@ import pytest
 from lora_diffusion.errors import InputError
 from tests.ui.made_runs import picture
 from trainers.dreambooth_lora import parse
+from trainers.layering import build_spec, read_preset
 from ui import form
 from ui.form import Answers
 from ui.runs_tab import DEMO_PRESET
@@ -19,20 +20,18 @@ from ui.runs_tab import DEMO_PRESET
 @pytest.fixture
 def answers() -> Answers:
     """The form as the demo preset fills it."""
-    at = form.start_of(DEMO_PRESET)
-    return Answers(
-        DEMO_PRESET, at.pictures, "", at.base, at.name, at.trigger, at.steps, at.rank, at.lr
-    )
+    return _filled(DEMO_PRESET)
+
+
+def _filled(preset: str) -> Answers:
+    at = form.start_of(preset)
+    return Answers(preset, at.pictures, "", at.base, at.name, at.trigger, at.steps, at.rank, at.lr)
 
 
 @pytest.mark.parametrize("preset", [name for _, name in form.preset_choices()])
 def test_every_preset_fills_the_form_and_comes_back_unchanged(preset: str) -> None:
-    from trainers.layering import build_spec, read_preset
-
     at = form.start_of(preset)
-    filled = Answers(
-        preset, at.pictures, "", at.base, at.name, at.trigger, at.steps, at.rank, at.lr
-    )
+    filled = _filled(preset)
     wanted = build_spec([read_preset(preset)])
     if at.pictures != form.OWN_PICTURES:
         spec = form.to_spec(filled)
@@ -87,11 +86,8 @@ def test_each_problem_stands_at_its_field(
 
 
 def test_several_problems_are_told_at_once(answers: Answers) -> None:
-    assert set(form.problems(replace(answers, lr="x", steps="x", rank="x"))) == {
-        "lr",
-        "steps",
-        "rank",
-    }
+    found = form.problems(replace(answers, lr="x", steps="x", rank="x"))
+    assert set(found) == {"lr", "steps", "rank"}
 
 
 def test_an_unknown_preset_is_a_problem(answers: Answers) -> None:

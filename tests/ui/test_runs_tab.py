@@ -45,7 +45,7 @@ def test_names_cannot_clash_with_gradios_attributes(context: Context) -> None:
     assert all(name.startswith("studio_") for name in names) and len(set(names)) == len(names)
 
 
-def test_the_running_run_is_shown_first_and_an_asked_one_instead(
+def test_the_running_run_comes_first_unless_another_is_asked_for(
     ask: Any, every_state: Path
 ) -> None:
     assert ask("studio_poll", {})["run"]["id"] == "running"

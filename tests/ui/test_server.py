@@ -24,9 +24,9 @@ def test_a_taken_port_leads_to_the_next_free_one() -> None:
 
 def test_no_free_port_and_no_such_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ui.server._PORTS_TRIED", 1)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(InputError, match="--port"):
-            listen("127.0.0.1", taken.getsockname()[1])
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(InputError, match="--port"):
+        listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(InputError, match="--port"):
         listen("203.0.113.7", 17_860)
 
