@@ -14,7 +14,12 @@ from lora_diffusion.inject import AdapterConfig, attach, inject
 from tests.conftest import fill
 
 PICTURE = PictureSpec(
-    "a red circle on a blue background", seed=7, sampling_steps=5, cfg=4.0, width_px=64, height_px=64
+    "a red circle on a blue background",
+    seed=7,
+    sampling_steps=5,
+    cfg=4.0,
+    width_px=64,
+    height_px=64,
 )
 
 
