@@ -196,7 +196,7 @@ def _check_start(path: Path, start: bytes, length: int, file_bytes: int) -> None
             "It is broken or made to exhaust memory.",
         )
     if not looks_right:
-        refuse(path, "it is not a safetensors file", "Give a .safetensors LoRA.")
+        refuse(path, "it is not a safetensors file", "Give a .safetensors file.")
     if length > file_bytes - LENGTH_BYTES:
         refuse(
             path,
@@ -275,7 +275,8 @@ def _checked_entry(path: Path, name: str, entry: object) -> TensorEntry:
         refuse(path, f"tensor '{name}' has {len(shape)} dimensions, more than {MAX_DIMS}")
     if not _all_integers(offsets) or len(offsets) != 2:
         refuse(path, f"tensor '{name}' has no valid byte range")
-    if min(shape, default=1) < 1:
+    # Some trainers mark a checkpoint with an empty tensor: `v_pred`, `ztsnr`, of shape [0].
+    if min(shape, default=1) < 1 and shape != [0]:
         refuse(path, f"tensor '{name}' is empty: its shape is {shape}")
     start, end = offsets
     elements = 1
@@ -299,7 +300,7 @@ def _in_byte_order(
     path: Path, tensors: Mapping[str, TensorEntry], data_bytes: int
 ) -> dict[str, TensorEntry]:
     """`tensors` sorted by position; together they fill the data exactly."""
-    ordered = sorted(tensors.items(), key=lambda item: item[1].start)
+    ordered = sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end))
     position = 0
     for name, entry in ordered:
         if entry.start != position:
