@@ -19,15 +19,7 @@ from demo_making.scenes import PICTURE_PX, caption_of, paint_scene, random_scene
 from demo_making.text import HIDDEN, load_text_encoder, tokens_of
 from demo_making.vae import LATENT_CHANNELS, to_unit
 from demo_making.words import make_tokenizer
-from demo_making.workers import (
-    Average,
-    Checkpoint,
-    Report,
-    average_gradients,
-    flat_then_linear,
-    run_workers,
-    step_generator,
-)
+from demo_making.workers import Report, Trainee, flat_then_linear, run_workers, step_generator
 
 # Half the usual spread: a 32 x 32 grid at spread 1 would leak the mean colour through the
 # noisiest step, and samples would then inherit the colour of their starting noise.
@@ -41,10 +33,10 @@ EMA_DECAY = 0.997
 class UnetSteps:
     """Length and size of the training."""
 
-    steps: int = 4000
+    steps: int = 3600
     batch: int = 24
     lr: float = 1.5e-3
-    flat_share: float = 0.55
+    flat_share: float = 0.48
     scenes: int = 24_000
     seed: int = 31
 
@@ -141,13 +133,8 @@ def _worker(
     unet = make_unet().to(memory_format=torch.channels_last)
     # Plain matrix products: the fused CPU attention is slower in the backward pass here.
     unet.set_attn_processor(AttnProcessor())
-    params = list(unet.parameters())
-    optimizer = torch.optim.AdamW(params, lr=steps.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    average, checkpoint, start = Average(unet, EMA_DECAY), Checkpoint(path, rank), 0
-    if state := checkpoint.load():
-        unet.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, start = state["average"], state["step"]
+    trainee = Trainee(unet, path, rank, steps.lr, EMA_DECAY)
+    start = trainee.resume()
     report, size = Report("unet", rank), steps.batch // count
     for step in range(start, steps.steps):
         g = step_generator(steps.seed, step, rank)
@@ -163,31 +150,15 @@ def _worker(
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(
             memory_format=torch.channels_last
         )
-        for group in optimizer.param_groups:
-            group["lr"] = steps.lr * flat_then_linear(step, steps.steps, steps.flat_share)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 hidden = encoder(prompt).last_hidden_state
             predicted = unet(noisy, t, hidden).sample.float()
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         loss = (error * loss_weight(alphas_cumprod, t)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(params, count)
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        average.update(unet, step)
+        trainee.update(loss, flat_then_linear(step, steps.steps, steps.flat_share), count)
         report.add(step, loss=loss, eps_mse=error.mean())
-        done = step + 1
-        checkpoint.save(
-            lambda done=done: {
-                "model": unet.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.values,
-                "step": done,
-            },
-            force=done == steps.steps,
-        )
+        trainee.save(last=step + 1 == steps.steps)
 
 
 def scaling_factor_of(latents_path: Path) -> float:

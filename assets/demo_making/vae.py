@@ -17,15 +17,7 @@ from torch import Tensor, nn
 
 from demo_making.clutter import random_clutter
 from demo_making.scenes import PICTURE_PX, paint_scene, random_scene
-from demo_making.workers import (
-    Average,
-    Checkpoint,
-    Report,
-    average_gradients,
-    flat_then_linear,
-    run_workers,
-    step_generator,
-)
+from demo_making.workers import Report, Trainee, flat_then_linear, run_workers, step_generator
 
 LATENT_CHANNELS = 4
 SCENES, CLUTTERS = 1000, 2600  # clutter is most of it: it decides what adapters can show
@@ -34,6 +26,7 @@ LOGVAR_START = -6.0  # nearly deterministic latents: the KL term need not first 
 RGB_HINT_START, RGB_HINT_END = 1.0, 0.1  # without the hint the colours take very long to settle
 KL_WEIGHT = 2e-4
 JOINT_LR, DECODER_LR = 1.4e-3, 1.2e-3
+EMA_DECAY = 0.995
 FULL_SIZE_FROM = 0.8  # the share of the decoder's leg after which it sees whole pictures
 LATENT_NOISE = 0.03  # the UNet's latents are never exact: teach the decoder to forgive
 
@@ -63,7 +56,7 @@ def make_vae() -> AutoencoderKL:
         sample_size=PICTURE_PX,
     )
     for name, module in vae.named_modules():
-        last_of_residual = name.endswith(".conv2") or name.endswith(".to_out.0")
+        last_of_residual = name.endswith((".conv2", ".to_out.0"))
         if last_of_residual and isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.zeros_(module.weight)
             if module.bias is not None:
@@ -133,58 +126,33 @@ def _decoder_of(vae: AutoencoderKL) -> nn.ModuleDict:
 def _joint_worker(rank: int, count: int, path: Path, steps: VaeSteps) -> None:
     torch.manual_seed(steps.seed)
     vae = make_vae().to(memory_format=torch.channels_last)
-    params = list(vae.parameters())
-    optimizer = torch.optim.AdamW(params, lr=JOINT_LR, betas=(0.9, 0.99), weight_decay=1e-4)
-    average, checkpoint, start = Average(vae, 0.995), Checkpoint(path, rank), 0
-    if state := checkpoint.load():
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, start = state["average"], state["step"]
+    trainee = Trainee(vae, path, rank, JOINT_LR, EMA_DECAY)
+    start = trainee.resume()
     pictures, report = training_pictures(steps.seed), Report("vae", rank)
     for step in range(start, steps.joint):
         generator = step_generator(steps.seed, step, rank)
         batch = _batch(pictures, steps.batch // count, CROP_PX, generator)
-        progress = step / steps.joint
-        for group in optimizer.param_groups:
-            group["lr"] = JOINT_LR * flat_then_linear(step, steps.joint, 0.6)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             out = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        hint_weight = RGB_HINT_START + (RGB_HINT_END - RGB_HINT_START) * min(1, 2 * progress)
+        hint_share = min(1, 2 * step / steps.joint)
+        hint_weight = RGB_HINT_START + (RGB_HINT_END - RGB_HINT_START) * hint_share
         hint = F.mse_loss(posterior.mean[:, :3].float(), F.avg_pool2d(batch, 2))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         recon = picture_loss(out, batch)
-        optimizer.zero_grad()
-        (recon + KL_WEIGHT * kl + hint_weight * hint).backward()
-        average_gradients(params, count)
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        average.update(vae, step)
+        loss = recon + KL_WEIGHT * kl + hint_weight * hint
+        trainee.update(loss, flat_then_linear(step, steps.joint, 0.6), count)
         report.add(step, recon=recon, hint=hint, kl=kl)
-        done = step + 1
-        checkpoint.save(
-            lambda done=done: {
-                "model": vae.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.values,
-                "step": done,
-            },
-            force=done == steps.joint,
-        )
+        trainee.save(last=step + 1 == steps.joint)
 
 
 def _decoder_worker(rank: int, count: int, path: Path, joint_path: Path, steps: VaeSteps) -> None:
     torch.manual_seed(steps.seed)
     vae = load_vae(joint_path).to(memory_format=torch.channels_last)
     decoder = _decoder_of(vae).train().requires_grad_(True)
-    params = list(decoder.parameters())
-    optimizer = torch.optim.AdamW(params, lr=DECODER_LR, betas=(0.9, 0.99), weight_decay=1e-4)
-    average, checkpoint, start = Average(decoder, 0.995), Checkpoint(path, rank), 0
-    if state := checkpoint.load():
-        decoder.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, start = state["average"], state["step"]
+    trainee = Trainee(decoder, path, rank, DECODER_LR, EMA_DECAY)
+    start = trainee.resume()
     pictures, report = training_pictures(steps.seed + 1), Report("decoder", rank)
     for step in range(start, steps.decoder):
         generator = step_generator(steps.seed + 1, step, rank)
@@ -192,28 +160,12 @@ def _decoder_worker(rank: int, count: int, path: Path, joint_path: Path, steps: 
         crop_px = PICTURE_PX if full_size else CROP_PX
         size = max(count, steps.batch // 3) if full_size else steps.batch
         batch = _batch(pictures, size // count, crop_px, generator)
-        for group in optimizer.param_groups:
-            group["lr"] = DECODER_LR * flat_then_linear(step, steps.decoder, 0.4)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 mean = vae.encode(batch).latent_dist.mean.float()
             noise = torch.randn(mean.shape, generator=generator)
             out = vae.decode(mean + LATENT_NOISE * noise).sample.float()
         recon = picture_loss(out, batch)
-        optimizer.zero_grad()
-        recon.backward()
-        average_gradients(params, count)
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        average.update(decoder, step)
+        trainee.update(recon, flat_then_linear(step, steps.decoder, 0.4), count)
         report.add(step, recon=recon)
-        done = step + 1
-        checkpoint.save(
-            lambda done=done: {
-                "model": decoder.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.values,
-                "step": done,
-            },
-            force=done == steps.decoder,
-        )
+        trainee.save(last=step + 1 == steps.decoder)

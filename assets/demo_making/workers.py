@@ -19,6 +19,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 CHECKPOINT_SECONDS = 60.0
+WEIGHT_DECAY = 1e-2
+MAX_GRAD_NORM = 1.0
 
 
 def run_workers(work: Callable[..., None], count: int, *args: object) -> None:
@@ -73,42 +75,63 @@ def flat_then_linear(step: int, steps: int, flat_share: float) -> float:
     return max(0.0, (steps - step) / (steps - flat_steps))
 
 
-class Average:
-    """An exponential moving average of a module's parameters."""
+class Trainee:
+    """A module in training: AdamW, a moving average of its weights, a checkpoint file.
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    The file is written at most once a minute, from process 0 only, and holds all that a
+    stopped run needs to go on.
+    """
 
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Move towards the module's present values; the first steps count more."""
-        decay = min(self.decay, (step + 1) / (step + 10))
-        for key, value in module.state_dict().items():
-            self.values[key].lerp_(value.detach(), 1 - decay)
-
-
-class Checkpoint:
-    """Saves a training state to one file, at most once a minute, from process 0 only."""
-
-    def __init__(self, path: Path, rank: int) -> None:
-        self.path, self.rank = path, rank
+    def __init__(
+        self, module: nn.Module, path: Path, rank: int, lr: float, ema_decay: float
+    ) -> None:
+        self.module, self.path, self.rank = module, path, rank
+        self.lr, self.ema_decay = lr, ema_decay
+        self.params = list(module.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.params, lr=lr, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY
+        )
+        self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.steps_done = 0
         self.saved_at = time.monotonic()
 
-    def load(self) -> dict[str, Any] | None:
-        """The saved state, or None at the start of a run."""
-        if not self.path.exists():
-            return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        return state
+    def resume(self) -> int:
+        """Take up the saved state, if there is one; returns the steps already done."""
+        if self.path.exists():
+            state: dict[str, Any] = torch.load(self.path, weights_only=True)
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.steps_done = state["average"], state["step"]
+        return self.steps_done
 
-    def save(self, state: Callable[[], dict[str, Any]], force: bool = False) -> None:
-        """Write `state()` if a minute has gone by; the old file stays until the new is whole."""
-        due = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-        if self.rank != 0 or not (due or force):
+    def update(self, loss: Tensor, lr_factor: float, processes: int) -> None:
+        """One optimiser step on the gradient's mean over all processes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * lr_factor
+        self.optimizer.zero_grad()
+        loss.backward()
+        average_gradients(self.params, processes)
+        nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)
+        self.optimizer.step()
+        with torch.no_grad():  # the first steps count more, or the start would linger
+            decay = min(self.ema_decay, (self.steps_done + 1) / (self.steps_done + 10))
+            for key, value in self.module.state_dict().items():
+                self.average[key].lerp_(value, 1 - decay)
+        self.steps_done += 1
+
+    def save(self, last: bool = False) -> None:
+        """Write the state if a minute has gone by, or if this is the last time."""
+        due = last or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if self.rank != 0 or not due:
             return
+        state = {
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.steps_done,
+        }
         partial = self.path.with_suffix(".partial")
-        torch.save(state(), partial)
+        torch.save(state, partial)
         partial.replace(self.path)
         self.saved_at = time.monotonic()
 
@@ -119,15 +142,17 @@ class Report:
     def __init__(self, name: str, rank: int, every: int = 50) -> None:
         self.name, self.rank, self.every = name, rank, every
         self.sums: dict[str, float] = {}
+        self.count = 0
         self.since = time.monotonic()
 
     def add(self, step: int, **values: Tensor) -> None:
         """Count one step's values."""
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
+        self.count += 1
         if (step + 1) % self.every == 0:
             if self.rank == 0:
-                means = "  ".join(f"{k} {v / self.every:.4f}" for k, v in self.sums.items())
-                pace = (time.monotonic() - self.since) / self.every
+                means = "  ".join(f"{k} {v / self.count:.4f}" for k, v in self.sums.items())
+                pace = (time.monotonic() - self.since) / self.count
                 print(f"{self.name} {step + 1}  {means}  {pace:.2f} s/step", flush=True)
-            self.sums, self.since = {}, time.monotonic()
+            self.sums, self.count, self.since = {}, 0, time.monotonic()
