@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_diffusion.errors import InputError
 from trainers import jobs
 from trainers.events import OUTCOMES, Event, read_events
 from trainers.jobs import RunDir, Status
+from trainers.spec import JobSpec
 from ui.charts import Series
 
 _SPEED_WINDOW = 30
@@ -112,7 +114,19 @@ class Follower:
         self.progress = Progress()
         self.offset = 0
         self._head = b""
+        self._spec: tuple[int, JobSpec | None] = (-1, None)
+        self._gone = -1
         self._lock = threading.Lock()
+
+    def spec(self) -> JobSpec | None:
+        """The run's settings, read again only when written again; None where they can't be."""
+        written = _written(self.run.spec_file)
+        if self._spec[0] != written:
+            try:
+                self._spec = (written, self.run.spec())
+            except InputError:
+                self._spec = (written, None)
+        return self._spec[1]
 
     def catch_up(self) -> Progress:
         """Read the events written since the last call."""
@@ -133,6 +147,16 @@ class Follower:
                     self.progress.take(event)
             return self.progress
 
+    def _is_alive(self) -> bool:
+        """A process once seen to be gone stays gone until another one is recorded."""
+        written = _written(self.run.process_file)
+        if written == self._gone or not written:
+            return False
+        alive = jobs.is_alive(self.run)
+        if not alive:
+            self._gone = written
+        return alive
+
     def _read_head(self) -> bytes:
         """The start of the file, which tells this run's events from a later namesake's."""
         try:
@@ -145,7 +169,7 @@ class Follower:
         """How the run stands. An outcome counts at once, though its process may take a moment
         to end; a process younger than the outcome is a resumed run that is starting."""
         outcome = self.progress.outcome
-        if jobs.is_alive(self.run):
+        if self._is_alive():
             if outcome is not None and outcome.at >= _process_start(self.run):
                 return _as_status(outcome.kind)
             return "running"
@@ -179,6 +203,14 @@ class Followers:
 
     def _of(self, run: RunDir) -> Follower:
         return self._known.setdefault(run.path.name, Follower(run))
+
+
+def _written(path: Path) -> int:
+    """When `path` was last written, in nanoseconds; 0 where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _process_start(run: RunDir) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ Json = dict[str, Any]
 
 def card(follower: Follower, shelf: Shelf) -> Json:
     """One line of the rail."""
-    progress, status, spec = follower.progress, follower.status(), _spec(follower.run)
+    progress, status, spec = follower.progress, follower.status(), follower.spec()
     return {
         "id": follower.run.path.name,
         "title": printable(follower.run.path.name, 80),
@@ -41,7 +40,7 @@ def card(follower: Follower, shelf: Shelf) -> Json:
 def view(follower: Follower, shelf: Shelf) -> Json:
     """The whole stage of one run."""
     run, progress, status, spec = (
-        follower.run, follower.progress, follower.status(), _spec(follower.run)
+        follower.run, follower.progress, follower.status(), follower.spec()
     )  # fmt: skip
     finished = status == "finished"
     return {
@@ -95,13 +94,6 @@ def inside(run: RunDir, relative: object) -> Path | None:
         path = (run.path / relative).resolve()
         return path if path.is_relative_to(run.path.resolve()) and path.is_file() else None
     except (OSError, ValueError):
-        return None
-
-
-def _spec(run: RunDir) -> JobSpec | None:
-    try:
-        return run.spec()
-    except (InputError, tomllib.TOMLDecodeError):
         return None
 
 

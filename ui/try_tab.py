@@ -15,7 +15,6 @@ from typing import Any
 import gradio as gr
 
 from lora_diffusion.errors import InputError, printable
-from trainers.jobs import RunDir
 from trainers.spec import JobSpec
 from ui import words
 from ui.context import Context
@@ -115,7 +114,7 @@ def connect(tab: TryTab, opened: gr.Tab, runs: gr.HTML, context: Context) -> Non
 
     def bring(event: gr.EventData) -> tuple[Any, Any, Any, Any]:
         follower = context.followers.get(event._data.get("run") if event._data else None)
-        spec = _spec_of(follower.run) if follower else None
+        spec = follower.spec() if follower else None
         if follower is None or spec is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         prompts = _prompts_of(follower)
@@ -174,18 +173,11 @@ def _find(context: Context, value: object) -> tuple[Follower, Path, str]:
 def _file_of(follower: Follower, step: int | None) -> Path | None:
     if step is not None:
         return inside(follower.run, follower.progress.exports.get(step))
-    spec = _spec_of(follower.run)
+    spec = follower.spec()
     if spec is None:
         return None
     path = follower.run.adapter_file(spec)
     return path if path.is_file() and not path.is_symlink() else None
-
-
-def _spec_of(run: RunDir) -> JobSpec | None:
-    try:
-        return run.spec()
-    except InputError:
-        return None
 
 
 def _prompts(context: Context, value: object) -> list[str]:
@@ -207,7 +199,7 @@ def _draw(
     """(what goes on, what is shown): progress above the last pictures, then the new ones."""
     try:
         follower, path, label = _find(context, chosen)
-        spec = follower.run.spec()
+        spec = follower.spec() or follower.run.spec()
         before = _drawing(spec, str(prompt or ""), _seed(seed))
         strength = float(weight) if isinstance(weight, int | float) else 1.0
         file = WeightedFile(str(path), strength, path.stat().st_mtime_ns)
