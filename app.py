@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import webbrowser
@@ -72,20 +71,19 @@ def _open(options: argparse.Namespace) -> int:
         print(f"Studio: {access.url}", flush=True)
         if not is_loopback(options.host):
             print("The password travels unencrypted; use it in a network you trust.", flush=True)
-        if not options.no_browser:
-            _show(access.url)
-        serve(gate, listening)
+        with tempfile.TemporaryDirectory(prefix="lora-studio-") as private:
+            if not options.no_browser:
+                _show(access.url, Path(private) / "open.html")
+            serve(gate, listening)
     finally:
         context.drawer.close()
     return 0
 
 
-def _show(url: str) -> None:
-    """Open the browser by a private file, so that the token is on no command line."""
-    handle, name = tempfile.mkstemp(prefix="lora-studio-", suffix=".html")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:  # mkstemp: readable by us alone
-        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">')
-    webbrowser.open(Path(name).as_uri())
+def _show(url: str, page: Path) -> None:
+    """Open the browser by a file that only we can read: no command line shows the token."""
+    page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">', "utf-8")
+    webbrowser.open(page.as_uri())
 
 
 if __name__ == "__main__":

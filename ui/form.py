@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable
@@ -112,9 +113,19 @@ def command(answers: Answers) -> str:
     Raises:
         InputError: the form is not valid yet.
     """
-    spec = to_spec(answers)
-    program = ["python", "-m", "trainers.dreambooth_lora", "--output_dir"]
-    return shlex.join([*program, f"runs/{answers.name.strip() or 'run'}", *to_argv(spec)])
+    program = ["python", "-m", "trainers.dreambooth_lora"]
+    output = ["--output_dir", f"runs/{answers.name.strip() or 'run'}"]
+    wanted = _options(to_spec(answers))
+    preset = _options(build_spec([read_preset(answers.preset)]))
+    if preset.keys() <= wanted.keys():  # else something goes back to its default: say it all
+        program += ["--preset", answers.preset]
+        wanted = {name: value for name, value in wanted.items() if preset.get(name) != value}
+    return shlex.join([*program, *output, *itertools.chain.from_iterable(wanted.items())])
+
+
+def _options(spec: JobSpec) -> dict[str, str]:
+    words = to_argv(spec)
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _field_layers(answers: Answers) -> dict[str, Layer]:

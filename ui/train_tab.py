@@ -135,17 +135,19 @@ def build(context: Context) -> TrainTab:
     def begin(*given: Any) -> tuple[str, str]:
         answers = _answers(*given)
         wrong = form.problems(answers)
-        return ("" if wrong else _begin(context, answers)), _marks(wrong, focus=True)
+        said = "" if wrong else _begin(context, answers)
+        return said, _marks(answers, wrong, focus=True)
 
     def show_command(*given: Any) -> tuple[str, str]:
         answers = _answers(*given)
         wrong = form.problems(answers)
         if wrong:
-            return "", _marks(wrong, focus=True)
-        return _told("copy", form.command(answers)), _marks({})
+            return "", _marks(answers, wrong, focus=True)
+        return _told(answers, "copy", form.command(answers)), _marks(answers, {})
 
     def check(*given: Any) -> str:
-        return _marks(form.problems(_answers(*given)))
+        answers = _answers(*given)
+        return _marks(answers, form.problems(answers))
 
     preset.input(
         fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
@@ -189,28 +191,33 @@ def _begin(context: Context, answers: Answers) -> str:
         run = jobs.prepare(context.runs, answers.name or "run", spec)
         jobs.start(run)
     except InputError as error:
-        return _note("bad", str(error))
+        return _note(answers, "bad", str(error))
     except OSError as error:
-        return _note("bad", f"The disk refused: {error.strerror or error}.")
-    return _told("run", run.path.name)
+        return _note(answers, "bad", f"The disk refused: {error.strerror or error}.")
+    return _told(answers, "run", run.path.name)
 
 
-def _told(what: str, value: str) -> str:
-    """A message to the page's script; the number makes two equal ones differ."""
-    shown = html.escape(value, quote=True)
-    return f'<div class="st" data-{what}="{shown}" data-number="{next(_NUMBERS)}"></div>'
+def _told(answers: Answers, what: str, value: str) -> str:
+    """A message to the page's script about this state of the form."""
+    return (
+        f'<div class="st" data-{what}="{html.escape(value, quote=True)}" {_about(answers)}></div>'
+    )
 
 
-def _marks(wrong: dict[str, str], *, focus: bool = False) -> str:
+def _about(answers: Answers) -> str:
+    """Which state of the form a message is about; the number makes two equal messages differ."""
+    return f'data-form="{hash(answers):x}" data-number="{next(_NUMBERS)}"'
+
+
+def _marks(answers: Answers, wrong: dict[str, str], *, focus: bool = False) -> str:
     """What is wrong, by field, for the page to write beside the fields."""
     told = html.escape(json.dumps({"wrong": wrong, "focus": focus}), quote=True)
-    return f'<i data-marks="{told}" data-number="{next(_NUMBERS)}"></i>'
+    return f'<i data-marks="{told}" {_about(answers)}></i>'
 
 
-def _note(kind: str, text: str) -> str:
+def _note(answers: Answers, kind: str, text: str) -> str:
     shown = html.escape(printable(text, 500))
-    number = next(_NUMBERS)
-    return f'<p class="st st-note st-{kind}" role="alert" data-number="{number}">{shown}</p>'
+    return f'<p class="st st-note st-{kind}" role="alert" {_about(answers)}>{shown}</p>'
 
 
 def _dataset_card(context: Context, location: str) -> str:

@@ -103,3 +103,11 @@ def test_the_copied_command_gives_the_same_settings(answers: Answers, tmp_path: 
     words = shlex.split(form.command(changed))
     assert words[:3] == ["python", "-m", "trainers.dreambooth_lora"]
     assert parse(words[3:]).spec == form.to_spec(changed)
+    assert "--preset" in words and len(words) < 20
+
+
+def test_a_command_that_takes_something_back_says_it_all(answers: Answers) -> None:
+    changed = replace(answers, trigger="")
+    words = shlex.split(form.command(changed))
+    assert "--preset" not in words
+    assert parse(words[3:]).spec == form.to_spec(changed)

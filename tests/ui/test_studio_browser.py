@@ -97,6 +97,7 @@ def _form_starts_a_run(page: Page, runs: Path) -> None:
     page.locator("#st-steps").locator("input, textarea").fill("30")
     page.get_by_role("button", name="Copy command").click()
     command = page.locator(".st-command")
+    expect(command).to_contain_text("--preset demo-character")
     expect(command).to_contain_text("--schedule.steps 30")
     page.locator("#st-steps").locator("input, textarea").press("Control+Enter")
     expect(page.get_by_role("heading", name="short-one")).to_be_visible(timeout=20_000)

@@ -11,10 +11,6 @@
       const command = element.querySelector("[data-copy]");
       if (command) showCommand(command);
     });
-    // What was said of the form as it was no longer holds when it changes.
-    document.addEventListener("input", (event) => {
-      if (event.target.closest(".st-train")) element.querySelector("[data-number]")?.remove();
-    });
   };
 
   function showCommand(holder) {
@@ -48,6 +44,9 @@
       if (!holder) return;
       const { wrong, focus } = JSON.parse(holder.dataset.marks);
       for (const name of FIELDS) mark(name, wrong[name] || "");
+      // What was said of the form as it was no longer holds when it has changed.
+      const said = document.querySelector("#st-said [data-form]");
+      if (said && said.dataset.form !== holder.dataset.form) said.remove();
       if (!focus) return;
       const first = FIELDS.find((name) => wrong[name]);
       if (first) inputOf(first)?.focus();
