@@ -19,12 +19,14 @@ from ui.charts import Series
 
 _SPEED_WINDOW = 30
 _HEAD_BYTES = 128
+_GLANCE_BYTES = 200_000
 
 
 @dataclass
 class Progress:
     """What the events have told so far."""
 
+    planned_steps: int = 0  # stands in where `started` was not read
     started: dict[str, Any] = field(default_factory=dict)
     phase: dict[str, Any] = field(default_factory=dict)
     loss: Series = field(default_factory=Series)
@@ -46,7 +48,7 @@ class Progress:
     @property
     def total(self) -> int:
         """How many steps the run will have; 0 where not known yet."""
-        return _whole(self.started.get("total_steps"))
+        return _whole(self.started.get("total_steps")) or self.planned_steps
 
     @property
     def seconds_a_step(self) -> float | None:
@@ -112,7 +114,9 @@ class Follower:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.progress = Progress()
+        self.latest = self.progress  # what `catch_up` or `glance` last saw
         self.offset = 0
+        self._glanced = -1
         self._head = b""
         self._spec: tuple[int, JobSpec | None] = (-1, None)
         self._gone = -1
@@ -135,17 +139,36 @@ class Follower:
                 size = self.run.events_file.stat().st_size
             except OSError:
                 size = 0
+            self.latest = self.progress
             if size == self.offset:
                 return self.progress
             head = self._read_head()
             if size < self.offset or not head.startswith(self._head):  # another file by its name
                 self.progress, self.offset = Progress(), 0
+                self.latest = self.progress
             self._head = head
             if size > self.offset:
                 events, self.offset = read_events(self.run.events_file, self.offset)
                 for event in events:
                     self.progress.take(event)
             return self.progress
+
+    def glance(self) -> Progress:
+        """Enough for a line in a list: of a long file not followed yet, only the end is read."""
+        try:
+            size = self.run.events_file.stat().st_size
+        except OSError:
+            size = 0
+        if self.offset or size <= _GLANCE_BYTES:
+            return self.catch_up()
+        if size != self._glanced:
+            events, _ = read_events(self.run.events_file, size - _GLANCE_BYTES)
+            spec = self.spec()
+            progress = Progress(planned_steps=(spec.schedule.steps or 0) if spec else 0)
+            for event in events:
+                progress.take(event)
+            self.latest, self._glanced = progress, size
+        return self.latest
 
     def _is_alive(self) -> bool:
         """A process once seen to be gone stays gone until another one is recorded."""
@@ -168,7 +191,7 @@ class Follower:
     def status(self) -> Status:
         """How the run stands. An outcome counts at once, though its process may take a moment
         to end; a process younger than the outcome is a resumed run that is starting."""
-        outcome = self.progress.outcome
+        outcome = self.latest.outcome
         if self._is_alive():
             if outcome is not None and outcome.at >= _process_start(self.run):
                 return _as_status(outcome.kind)
@@ -190,6 +213,13 @@ class Followers:
         found = [self._of(run) for run in jobs.list_runs(self.runs)]
         for follower in found:
             follower.catch_up()
+        return found
+
+    def glance(self) -> list[Follower]:
+        """Every run, newest first, read as far as a list needs."""
+        found = [self._of(run) for run in jobs.list_runs(self.runs)]
+        for follower in found:
+            follower.glance()
         return found
 
     def get(self, name: object) -> Follower | None:

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 def card(follower: Follower, shelf: Shelf) -> Json:
     """One line of the rail."""
-    progress, status, spec = follower.progress, follower.status(), follower.spec()
+    progress, status, spec = follower.latest, follower.status(), follower.spec()
     return {
         "id": follower.run.path.name,
         "title": printable(follower.run.path.name, 80),
@@ -160,7 +160,7 @@ def _failure(progress: Progress) -> str:
 
 
 def _phase(progress: Progress) -> str:
-    if not progress.started and not progress.phase:
+    if not progress.total and not progress.phase:
         return "Starting"
     text = progress.phase.get("text") or progress.phase.get("name")
     if not text:

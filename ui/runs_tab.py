@@ -38,11 +38,12 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
     def studio_poll(request: Any) -> Json:
         """The rail and the chosen run; `same` instead of the run where nothing is new."""
         asked = request if isinstance(request, dict) else {}
-        every = context.followers.all()
+        every = context.followers.glance()
         cards = [run_view.card(follower, context.shelf) for follower in every]
         chosen = _chosen(every, cards, asked.get("run"))
         if chosen is None:
             return {"cards": cards, "run": None, "seen": ""}
+        chosen.catch_up()
         seen = f"{chosen.run.path.name}:{chosen.offset}:{chosen.status()}"
         if asked.get("seen") == seen:
             return {"cards": cards, "same": True, "seen": seen}
@@ -91,7 +92,7 @@ def refuse_second_run(context: Context) -> None:
     Raises:
         InputError: a run is training now.
     """
-    for follower in context.followers.all():
+    for follower in context.followers.glance():
         if follower.status() == "running":
             name = printable(follower.run.path.name, 80)
             raise InputError(f"'{name}' is training now. Stop it or wait until it has finished.")

@@ -129,3 +129,18 @@ def test_odd_bodies_break_nothing(runs: Path, kind: str, body: dict[str, object]
     follower.catch_up()
     json.dumps(run_view.card(follower, Shelf()), allow_nan=False)
     json.dumps(run_view.view(follower, Shelf()), allow_nan=False)
+
+
+def test_a_list_reads_only_the_end_of_a_long_run(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui.follow, "_GLANCE_BYTES", 2_000)
+    run = make_run(runs, "a", steps=300, every=100, outcome="finished")
+    follower = Follower(run)
+    seen = follower.glance()
+    assert follower.offset == 0 and follower.status() == "finished"
+    assert (seen.step, seen.total, len(seen.loss.steps) < 30) == (300, 300, True)
+    card = run_view.card(follower, Shelf())
+    assert card["status"] == "finished" and card["line"] == "1 min 27 s · 300 steps"
+    assert follower.catch_up().loss.steps == list(range(1, 301))
+    assert follower.glance() is follower.progress
