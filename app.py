@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open(options: argparse.Namespace) -> int:
     # Gradio takes seconds to import; a wrong option should not wait for it.
-    from ui.security import Access, check_host, is_loopback
+    from ui.security import Access, check_host
 
     check_host(options.host, options.password)
     if not 0 < options.port < 65_536:
@@ -65,11 +65,12 @@ def _open(options: argparse.Namespace) -> int:
 
     listening = listen(options.host, options.port)
     access = Access(options.host, listening.getsockname()[1], options.password)
-    context = open_context(options.runs.resolve(), options.models)
+    context = open_context(options.runs.resolve(), options.models and options.models.resolve())
     try:
         gate = secured(context, access)
         print(f"Studio: {access.url}", flush=True)
-        if not is_loopback(options.host):
+        if access.outside_url:
+            print(f"From other computers: {access.outside_url}", flush=True)
             print("The password travels unencrypted; use it in a network you trust.", flush=True)
         with tempfile.TemporaryDirectory(prefix="lora-studio-") as private:
             if not options.no_browser:

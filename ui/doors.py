@@ -85,6 +85,10 @@ async def answer(send: Send, status: int, text: str) -> None:
 
 async def _send(send: Send, status: int, text: str, kind: bytes) -> None:
     body = text.encode()
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

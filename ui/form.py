@@ -7,8 +7,10 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
 from trainers import layering
 from trainers.layering import build_spec, read_preset, to_argv
@@ -132,8 +134,8 @@ def _field_layers(answers: Answers) -> dict[str, Layer]:
     """Each field as a layer over the preset. Rates and alpha keep the preset's proportions."""
     preset = build_spec([read_preset(answers.preset)])
     layers: dict[str, Layer] = {
-        "folder": {"data": {"folder": answers.location.strip()}},
-        "base": {"model": {"base": answers.base.strip()}},
+        "folder": {"data": {"folder": _absolute(answers.location)}},
+        "base": {"model": {"base": _absolute(answers.base)}},
         "name": {"save": {"name": answers.name.strip() or None}},
         "trigger": {"data": {"trigger": answers.trigger.strip() or None}},
         "rank": {"adapter": {"rank": answers.rank.strip(), **_alpha(preset, answers.rank)}},
@@ -142,6 +144,15 @@ def _field_layers(answers: Answers) -> dict[str, Layer]:
     if answers.steps.strip() or preset.schedule.epochs is None:
         layers["steps"] = {"schedule": {"steps": answers.steps.strip().replace(",", "")}}
     return layers
+
+
+def _absolute(location: str) -> str:
+    """A local path in full, since the trainer has another working folder; else as typed."""
+    text = location.strip()
+    if not text or text.startswith(bundled.PREFIX):
+        return text
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else text
 
 
 def _alpha(preset: JobSpec, rank: str) -> dict[str, Any]:

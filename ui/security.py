@@ -78,6 +78,15 @@ class Access:
         return frozenset(hosts | names if self.port == 80 else hosts)
 
     @property
+    def outside_url(self) -> str:
+        """The address for other computers; empty where they can't reach the studio."""
+        if is_loopback(self.host):
+            return ""
+        wide = self.host in {"0.0.0.0", "::"}
+        name = socket.gethostname().lower() if wide else _bracketed(self.host)
+        return f"http://{name}:{self.port}/"
+
+    @property
     def url(self) -> str:
         """The address to print; without a password it carries the opening token."""
         shown = "127.0.0.1" if self.host in {"localhost", "0.0.0.0", "::"} else self.host
@@ -129,7 +138,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         nonce = secrets.token_urlsafe(16)
-        reply = _Reply(send, nonce, self._is_page(scope), self._head)
+        reply = _Reply(send, nonce)
         refusal = self._refusal(scope)
         if refusal is not None:
             await doors.answer(reply, *refusal)
@@ -215,7 +224,9 @@ class Gate:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        if reply.is_page:  # uncompressed, so that its scripts can be marked
+        if self._is_page(scope):
+            reply.mark_page(self._head)
+            # uncompressed, so that its scripts can be marked
             kept = [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]
             scope = {**scope, "headers": kept}
         await self._app(scope, replay, reply)
@@ -224,14 +235,17 @@ class Gate:
 class _Reply:
     """`send` with the security headers; the page gets its head, its scripts get the nonce."""
 
-    def __init__(self, send: Send, nonce: str, is_page: bool, head: bytes) -> None:
+    def __init__(self, send: Send, nonce: str) -> None:
         self._send = send
         self._nonce = nonce
         self._cookie: bytes | None = None
         self._start: Message | None = None
         self._page = b""
+        self._head: bytes | None = None
+
+    def mark_page(self, head: bytes) -> None:
+        """What follows is the studio's page: it gets `head` and its scripts the nonce."""
         self._head = head
-        self.is_page = is_page
 
     def set_cookie(self, access: Access) -> None:
         """Give this browser the session."""
@@ -242,9 +256,9 @@ class _Reply:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = {**message, "headers": self._headers(message["headers"])}
-            if not self.is_page:
+            if self._head is None:
                 await self._send(self._start)
-        elif message["type"] == "http.response.body" and self.is_page:
+        elif message["type"] == "http.response.body" and self._head is not None:
             self._page += message.get("body", b"")
             if not message.get("more_body"):
                 await self._send_page()
@@ -252,7 +266,7 @@ class _Reply:
             await self._send(message)
 
     async def _send_page(self) -> None:
-        assert self._start is not None
+        assert self._start is not None and self._head is not None
         marked = b'<script nonce="' + self._nonce.encode() + b'"'
         page = self._page.replace(b"<head>", b"<head>" + self._head, 1)
         page = _SCRIPT_TAG.sub(marked, page)
@@ -284,7 +298,7 @@ class _Reply:
             for name, value in given
             if name.lower() not in ours and not name.lower().startswith(b"access-control-")
         ]
-        if self.is_page:
+        if self._head is not None:
             kept.append((b"cache-control", b"no-store"))
         if self._cookie:
             kept.append((b"set-cookie", self._cookie))

@@ -111,3 +111,12 @@ def test_a_command_that_takes_something_back_says_it_all(answers: Answers) -> No
     words = shlex.split(form.command(changed))
     assert "--preset" not in words
     assert parse(words[3:]).spec == form.to_spec(changed)
+
+
+def test_paths_are_stored_in_full(
+    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "cats/a.png", 1, "#112233")
+    monkeypatch.chdir(tmp_path)
+    spec = form.to_spec(replace(answers, pictures=form.OWN_PICTURES, folder="cats", base="cats"))
+    assert spec.data.folder == spec.model.base == str(tmp_path / "cats")

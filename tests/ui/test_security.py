@@ -192,9 +192,10 @@ def test_the_page_runs_marked_scripts_only(studio: tuple[FastAPI, Context]) -> N
 
 
 def test_the_printed_link_lets_a_browser_in() -> None:
-    gate = Gate(Recorder(), ACCESS)
+    gate = Gate(Recorder(), ACCESS, HEAD)
     closed = send(gate, "GET", "/")
-    assert closed.status == 403 and b"link" in closed.body
+    assert closed.status == 403 and b"link" in closed.body and b"<script" not in closed.body
+    assert closed.header("cache-control") == "no-store"
     assert send(gate, "GET", "/?token=wrong").status == 403
     path = ACCESS.url.removeprefix(f"http://{HOST}")
     opened = send(gate, "GET", path + "&tab=runs&run=%22%3E%3Cscript%3E")
@@ -300,6 +301,7 @@ def test_loopback_addresses() -> None:
     )
     wide = Access("0.0.0.0", 7860, password="x")
     assert "127.0.0.1:7860" in wide.hosts and "evil.com:7860" not in wide.hosts
+    assert wide.outside_url.endswith(":7860/") and not Access("127.0.0.1", 7860).outside_url
     assert Access("::1", 80).url.startswith("http://[::1]:80/")
 
 

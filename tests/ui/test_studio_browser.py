@@ -307,6 +307,25 @@ def test_a_run_outlives_the_studio(browser: Browser, runs: Path) -> None:
         context.close()
 
 
+def test_a_password_opens_the_studio(browser: Browser, runs: Path) -> None:
+    make_run(runs, "one", steps=8)
+    with open_studio(runs, "--password", "open sesame") as studio:
+        assert "token" not in studio.url
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(studio.url)
+        page.get_by_label("Password").fill("open says me")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("That is not the password.")
+        watch = Watch(studio.address)
+        watch.on(page)
+        page.get_by_label("Password").fill("open sesame")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="one")).to_be_visible(timeout=30_000)
+        context.close()
+        watch.check()
+
+
 def test_a_page_of_another_site_can_do_nothing(browser: Browser, runs: Path) -> None:
     """A hostile page on another port of this computer, with the studio open in the same browser."""
     make_run(runs, "one", steps=8)
