@@ -54,6 +54,7 @@ def view(follower: Follower, shelf: Shelf) -> Json:
         "total": progress.total,
         "share": _share(progress, status),
         "phase": _phase(progress) if status == "running" else "",
+        "phase_share": _phase_share(progress) if status == "running" else None,
         "left_seconds": _left(progress) if status == "running" else None,
         "took": _took(progress),
         "figures": _figures(progress, status),
@@ -169,6 +170,14 @@ def _phase(progress: Progress) -> str:
     count = f" ({done} of {total})" if isinstance(done, int) and isinstance(total, int) else ""
     said = printable(text, 120).rstrip(".… ")
     return said[:1].upper() + said[1:] + count
+
+
+def _phase_share(progress: Progress) -> float | None:
+    """How far a countable phase is; None for one that can't be counted."""
+    done, total = progress.phase.get("done"), progress.phase.get("total")
+    if not isinstance(done, int) or not isinstance(total, int) or total <= 0:
+        return None
+    return min(1.0, max(0.0, done / total))
 
 
 def _share(progress: Progress, status: Status) -> float:

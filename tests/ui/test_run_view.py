@@ -80,6 +80,7 @@ def test_phases_are_shown_until_the_first_step(runs: Path) -> None:
     log = EventLog(run.events_file)
     log.write("phase", name="cache", text="Encoding pictures", done=3, total=14)
     assert _view(run)["phase"] == "Encoding pictures (3 of 14)"
+    assert _view(run)["phase_share"] == pytest.approx(3 / 14)
     log.write("step", step=1, loss=0.1, lr=1e-4, grad_norm=1, seconds=0.1, peak_bytes=0)
     assert _view(run)["phase"] == ""
 

@@ -256,10 +256,11 @@
     }
 
     function drawProgress(view) {
-      const percent = view.share * 100;
+      const counted = view.phase && view.phase_share !== null;
+      const percent = (counted ? view.phase_share : view.share) * 100;
       parts.bar.style.width = `${percent.toFixed(2)}%`;
       parts.track.setAttribute("aria-valuenow", percent.toFixed(0));
-      parts.track.className = `st-bar st-${view.status}${view.phase ? " st-waiting" : ""}`;
+      parts.track.className = `st-bar st-${view.status}${!view.phase ? "" : counted ? " st-preparing" : " st-waiting"}`;
       parts.stepText.replaceChildren(
         ...(view.phase ? [h("span", { class: "st-dot" }), view.phase] : ["Step ", h("b", {}, number(view.step)), view.total ? ` of ${number(view.total)}` : ""]));
       state.shownAt = Date.now();

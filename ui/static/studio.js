@@ -152,11 +152,12 @@
     const share = card ? Math.floor(card.share * 100) : 0;
     if (card) {
       header.pill.dataset.run = card.id;
-      const text = [`${share}%`, card.left].filter(Boolean).join(" · ");
+      const text = card.share ? [`${share}%`, card.left].filter(Boolean).join(" · ") : "Preparing";
       Studio.setText(header.pill.querySelector("span"), text);
       header.pill.title = `${card.title}: open this run`;
     }
-    document.title = card ? `${share}% · ${card.title}` : "LoRA studio";
+    const done = card && card.share ? `${share}%` : "Preparing";
+    document.title = card ? `${done} · ${card.title}` : "LoRA studio";
   };
 
   Studio.showAway = (text) => {
