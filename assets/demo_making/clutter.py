@@ -92,7 +92,7 @@ def _figure(image: Image.Image, rng: np.random.Generator) -> None:
             feet=_colour(rng) if rng.random() < 0.6 else None,
         )
         parts = draw_creature(look)
-    placement = Placement(*rng.uniform(0.3, 0.7, size=2), radius=rng.uniform(0.15, 0.4))
+    placement = Placement(rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.4))
     image.paste(
         paint(parts, placement, _colour(rng), LARGE_PX // 2, rng.random() < 0.5).resize(
             (LARGE_PX, LARGE_PX), Image.Resampling.BICUBIC

@@ -138,7 +138,7 @@ def adherence(
     prompts: Sequence[tuple[str, str, str]], pictures: Sequence[Image.Image]
 ) -> Adherence:
     """Score pictures against what their prompts asked."""
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for (shape, colour, background), picture in zip(prompts, pictures, strict=True):
         reading = read_picture(picture)
         if reading is None:

@@ -33,10 +33,10 @@ EMA_DECAY = 0.997
 class UnetSteps:
     """Length and size of the training."""
 
-    steps: int = 3600
+    steps: int = 4700
     batch: int = 24
     lr: float = 1.5e-3
-    flat_share: float = 0.48
+    flat_share: float = 0.4
     scenes: int = 24_000
     seed: int = 31
 
