@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from demo_making.export import export_pipeline
 from demo_making.scenes import character_set, style_set
-from demo_making.score import base_adherence, save_sheet, vae_psnr
+from demo_making.score import base_adherence, reader_check, save_sheet, vae_psnr
 from demo_making.text import train_text_encoder
 from demo_making.unet import UnetSteps, cache_latents, train_unet
 from demo_making.vae import VaeSteps, load_vae, train_decoder, train_joint
@@ -33,6 +33,7 @@ from PIL import Image
 GALLERY_PX = 256  # four times the base's size: sharp in a gallery, trainers scale it down
 CHARACTER_SEED, STYLE_SEED = 41, 42
 SCORE_PROMPTS, SCORE_SEEDS = 100, (0, 1)
+READER_SCENES = 200
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def make_score(run: Run) -> None:
     for kind, (mean, lowest) in vae_psnr(pipeline.vae, seed=0).items():
         print(f"VAE, {kind}: mean {mean:.1f} dB, lowest {lowest:.1f} dB")
         numbers[f"vae_psnr_db/{kind}"] = {"mean": mean, "lowest": lowest}
+    print(f"reader, {READER_SCENES} drawn scenes: {reader_check(READER_SCENES, seed=7)}")
     for seed in SCORE_SEEDS:
         scores, pictures = base_adherence(pipeline, SCORE_PROMPTS, seed)
         print(f"base, {SCORE_PROMPTS} prompts, seed {seed}: {scores}", flush=True)

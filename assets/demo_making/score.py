@@ -21,7 +21,9 @@ from demo_making.clutter import random_clutter
 from demo_making.figures import PALETTE, SHAPES, Placement, paint
 from demo_making.scenes import (
     PICTURE_PX,
+    RADIUS,
     character_set,
+    make_scene,
     paint_scene,
     plain_caption,
     random_scene,
@@ -151,6 +153,15 @@ def adherence(
         )
         rows.append((*map(float, right), float(all(right)), reading.overlaps[shape]))
     return Adherence(*np.mean(rows, axis=0).tolist())
+
+
+def reader_check(count: int, seed: int) -> Adherence:
+    """The same score on drawn scenes, where all is right: how far the reader can be trusted."""
+    rng = np.random.default_rng(seed)
+    prompts = prompt_list(count, seed)
+    sizes = rng.choice(list(RADIUS), size=count)
+    scenes = [make_scene(rng, *p, str(s)) for p, s in zip(prompts, sizes, strict=True)]
+    return adherence(prompts, [paint_scene(scene, rng) for scene in scenes])
 
 
 def base_adherence(
