@@ -31,10 +31,14 @@ def resolve(location: str) -> Path:
         return Path(location).expanduser()
     name = location.removeprefix(PREFIX)
     assets = root("assets")
-    known = sorted(p.name for p in assets.iterdir() if p.name.startswith("demo_") and p.is_dir())
+    known = sorted(p.name for p in assets.iterdir() if p.is_dir() and not _is_code(p))
     if name not in known:
         raise InputError(
             f"'{printable(location)}' is not bundled. Bundled are: "
             + ", ".join(PREFIX + k for k in known)
         )
     return assets / name
+
+
+def _is_code(folder: Path) -> bool:
+    return folder.name.startswith((".", "_")) or (folder / "__init__.py").exists()

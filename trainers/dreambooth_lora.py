@@ -19,6 +19,7 @@ from lora_diffusion.errors import InputError, printable
 from trainers.jobs import RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
 from trainers.spec import JobSpec
+from trainers.stopping import StopSignal
 
 PROGRAM = "python -m trainers.dreambooth_lora"
 
@@ -43,14 +44,16 @@ def main(argv: list[str] | None = None) -> int:
 
             print(plan(invocation.spec))
             return 0
-        from trainers.run import run
+        with StopSignal() as stop:
+            from trainers.run import run  # seconds of imports, during which a signal may come
 
-        outcome = run(
-            invocation.spec,
-            invocation.run_dir,
-            resuming=invocation.resume,
-            fork=invocation.fork,
-        )
+            outcome = run(
+                invocation.spec,
+                invocation.run_dir,
+                stop,
+                resuming=invocation.resume,
+                fork=invocation.fork,
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

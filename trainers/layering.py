@@ -19,6 +19,20 @@ from trainers.spec import DEFAULT_STEPS, JobSpec
 Layer = Mapping[str, Any]
 
 
+class SettingError(InputError):
+    """A setting that is unknown or out of bounds.
+
+    Attributes:
+        setting: `section.field`.
+        problem: the sentence without the setting's name and help, for a form that shows both.
+    """
+
+    def __init__(self, message: str, setting: str, problem: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+        self.problem = problem
+
+
 def preset_names() -> list[str]:
     """Names of the presets that come with the project."""
     return sorted(p.stem for p in bundled.root("presets").glob("*.toml"))
@@ -60,7 +74,7 @@ def build_spec(layers: Iterable[Layer]) -> JobSpec:
     """Later layers win field by field; a section whose `kind` changes starts afresh.
 
     Raises:
-        InputError: an unknown name (with a suggestion) or a value out of bounds.
+        SettingError: an unknown name (with a suggestion) or a value out of bounds.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -71,7 +85,7 @@ def build_spec(layers: Iterable[Layer]) -> JobSpec:
     try:
         return JobSpec.model_validate(merged)
     except ValidationError as error:
-        raise InputError(_first_problem(error)) from None
+        raise _first_problem(error) from None
 
 
 def to_toml(spec: JobSpec) -> str:
@@ -121,19 +135,24 @@ def _length_wins(values: Layer, old: Layer) -> dict[str, Any]:
     return dict(values)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> SettingError:
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
+        problem = f"Is not a setting.{suggest(where)}"
         text = f"'{printable(where)}' is not a setting.{suggest(where)}"
     elif first["type"] == "value_error":
-        text = str(first["ctx"]["error"])
+        problem = text = str(first["ctx"]["error"])
     else:
+        problem = first["msg"].partition(", unable to parse")[0].partition(", got a number")[0]
+        problem = problem.replace("Input should be", "Must be") + "."
         given = printable(first["input"], 60)
         text = f"{printable(where)} = {given!r}: {first['msg']}.{_help_of(first['loc'])}"
     more = len(problems) - 1
-    return text + (f" ({more} more of this kind follow.)" if more else "")
+    return SettingError(
+        text + (f" ({more} more of this kind follow.)" if more else ""), where, printable(problem)
+    )
 
 
 def suggest(wanted: str) -> str:

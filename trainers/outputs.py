@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from lora_diffusion.families import DiffusionBase
+from lora_diffusion.formats.metadata import public_name
 from lora_diffusion.inject import AdapterHandle
 from trainers import checkpoint
 from trainers.contact_sheet import Column, draw_sheet
@@ -120,7 +121,7 @@ class Outputs:
             return None
         draw_sheet(
             self.name,
-            f"{self.base.name}, {len(self.dataset.instances)} pictures, "
+            f"{public_name(self.base.name)}, {len(self.dataset.instances)} pictures, "
             f"rank {self.spec.adapter.rank}, {total:,} steps; the same noise along each row",
             [picture.prompt for picture in self.previewer.pictures],
             self.spec.data.trigger,

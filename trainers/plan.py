@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_diffusion import bundled
-from trainers.data.scan import picture_files
+from trainers.data.scan import find_pictures
 from trainers.spec import JobSpec
 
 
@@ -13,7 +13,7 @@ def plan(spec: JobSpec) -> str:
     Raises:
         InputError: the folder of pictures is missing.
     """
-    pictures = len(picture_files(bundled.resolve(spec.data.folder)))
+    pictures = len(find_pictures(bundled.resolve(spec.data.folder)))
     classes = spec.data.class_pictures
     schedule = spec.schedule
     per_step = schedule.batch_size * schedule.accumulate

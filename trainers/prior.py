@@ -14,7 +14,7 @@ from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.files import write_text
 from lora_diffusion.generate import BATCH_SIZE, PictureSpec, draw, save_png
 from lora_diffusion.randomness import derive_seed
-from trainers.data.scan import Picture, picture_files, scan
+from trainers.data.scan import Picture, list_pictures, scan
 from trainers.spec import JobSpec
 
 
@@ -32,7 +32,7 @@ def class_pictures(
     """
     wanted = spec.data.class_pictures
     folder.mkdir(parents=True, exist_ok=True)
-    have = picture_files(folder)
+    have = list_pictures(folder)
     if len(have) < wanted:
         _draw_missing(base, spec, folder, len(have), side_px, on_progress)
     default = spec.data.class_prompts[0] if spec.data.class_prompts else None

@@ -38,10 +38,18 @@ class Outcome:
     adapter: Path | None = None
 
 
-def run(spec: JobSpec, run_dir: RunDir, *, resuming: bool = False, fork: bool = False) -> Outcome:
+def run(
+    spec: JobSpec,
+    run_dir: RunDir,
+    stop: StopSignal,
+    *,
+    resuming: bool = False,
+    fork: bool = False,
+) -> Outcome:
     """Train as `spec` says, in the folder `run_dir`.
 
     Args:
+        stop: entered by the caller, so that a signal is noticed from the first moment.
         resuming: go on from the newest checkpoint, if there is one.
         fork: let the resumed run change settings that change what is learned.
 
@@ -54,7 +62,7 @@ def run(spec: JobSpec, run_dir: RunDir, *, resuming: bool = False, fork: bool = 
             start = resume.find(spec, run_dir, resuming=resuming, fork=fork)
             write_text(run_dir.spec_file, to_toml(spec))
             jobs.record_own_process(run_dir)
-            return _run_told(spec, run_dir, start)
+            return _run_told(spec, run_dir, start, stop)
     except Timeout:
         raise InputError(
             f"{run_dir.path}: another run is working in this folder. Stop it, or choose another "
@@ -62,17 +70,15 @@ def run(spec: JobSpec, run_dir: RunDir, *, resuming: bool = False, fork: bool = 
         ) from None
 
 
-def _run_told(spec: JobSpec, run_dir: RunDir, start: Start) -> Outcome:
+def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) -> Outcome:
     """Run, and write how it ended as the last event."""
     events = EventLog(run_dir.events_file)
     try:
-        with StopSignal() as stop:
-            try:
-                return _run(spec, run_dir, start, Teller(events, stop), stop)
-            except StopRequested:
-                assert stop.requested is not None
-                events.write("stopped", step=0, signal=stop.requested.name, checkpoint=None)
-                return Outcome(stop.exit_code)
+        return _run(spec, run_dir, start, Teller(events, stop), stop)
+    except StopRequested:
+        assert stop.requested is not None
+        events.write("stopped", step=start.step, signal=stop.requested.name, checkpoint=None)
+        return Outcome(stop.exit_code)
     except InputError as error:
         events.write("failed", text=str(error), defect=False)
         raise
@@ -92,6 +98,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
 
     # The pictures, and the base that encodes them
     instances = setup.find_instances(spec.data)
+    stop.check()
     placement = devices.choose(spec.model)
     accelerator = devices.make_accelerator(placement, spec.schedule.accumulate)
     if placement.device.type == "cpu":

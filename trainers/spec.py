@@ -253,7 +253,9 @@ class SaveSpec(Section):
     @classmethod
     def _name_is_a_file_name(cls, name: str | None) -> str | None:
         if name is not None and (not _NAME_PATTERN.fullmatch(name) or name.startswith(".")):
-            raise ValueError("save.name must be a plain file name, without folders or ending")
+            raise ValueError(
+                "The name (save.name) must be a plain file name, without folders or ending."
+            )
         return name
 
 

@@ -1,4 +1,7 @@
-"""A training folder as the form shows it: how many pictures, the first ones, their captions."""
+"""A training folder as the form shows it: how many pictures, the first ones, their captions.
+
+What counts as a picture and which file is its caption is the trainer's own rule.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from pathlib import Path
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
+from trainers.data.captions import sidecar
+from trainers.data.scan import find_pictures
 
-PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
-CAPTION_ENDINGS = (".txt", ".caption")
-MAX_FILES = 100_000
 _CAPTION_BYTES = 4_000
+_SHOWN = 300
 _REMEMBERED_SECONDS = 10
 
 
@@ -26,19 +29,20 @@ class Dataset:
     captioned: int
 
     def caption(self, picture: Path) -> str:
-        """The text beside a picture; empty where there is none."""
-        for ending in CAPTION_ENDINGS:
-            try:
-                with picture.with_suffix(ending).open("rb") as file:
-                    text = file.read(_CAPTION_BYTES).decode("utf-8-sig", "replace")
-            except OSError:
-                continue
-            return printable(" ".join(text.split()), 300)
-        return ""
+        """The start of the text beside a picture, whatever its encoding; empty where none is."""
+        path = sidecar(picture)
+        if path is None:
+            return ""
+        try:
+            with path.open("rb") as file:
+                text = file.read(_CAPTION_BYTES).decode("utf-8-sig", "replace")
+        except OSError:
+            return ""
+        return printable(" ".join(text.split()), _SHOWN)
 
 
 def look(location: str) -> Dataset:
-    """The pictures under `location`, sub-folders included.
+    """The pictures that a run on `location` would train with.
 
     Raises:
         InputError: no such folder, or no pictures in it.
@@ -46,26 +50,9 @@ def look(location: str) -> Dataset:
     if not location.strip():
         raise InputError("Type the folder that holds your pictures.")
     folder = bundled.resolve(location.strip())
-    if not folder.is_dir():
-        raise InputError(f"{printable(location)}: there is no such folder on this computer.")
-    names: set[Path] = set()
-    pictures = []
-    for number, path in enumerate(folder.rglob("*")):
-        if number >= MAX_FILES:
-            raise InputError(
-                f"{printable(location)}: holds more than {MAX_FILES:,} files. "
-                "Choose the folder that holds only the training pictures."
-            )
-        if path.name.startswith("."):
-            continue
-        if path.suffix.lower() in PICTURE_ENDINGS:
-            pictures.append(path)
-        elif path.suffix.lower() in CAPTION_ENDINGS:
-            names.add(path.with_suffix(""))
-    if not pictures:
-        raise InputError(f"{printable(location)}: holds no pictures (PNG, JPEG or WebP).")
-    captioned = sum(picture.with_suffix("") in names for picture in pictures)
-    return Dataset(folder, tuple(sorted(pictures)), captioned)
+    pictures = find_pictures(folder)
+    captioned = sum(sidecar(picture) is not None for picture in pictures)
+    return Dataset(folder, tuple(pictures), captioned)
 
 
 def first_picture(location: str) -> Path | None:

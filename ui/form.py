@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
 from trainers import layering
-from trainers.layering import build_spec, read_preset, to_argv
+from trainers.layering import SettingError, build_spec, read_preset, to_argv
 from trainers.spec import JobSpec
 from ui import datasets, models
 
@@ -23,10 +22,6 @@ DEMO_FOLDERS = {
 }
 OWN_PICTURES = "My own folder"
 _BASES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}
-_SCHEMA_PREFIX = re.compile(r"^'?[\w.]+'? = .*?: (?=[A-Z])")
-_SCHEMA_HELP = re.compile(r" \([^()]*\.\)(?: \(\d+ more of this kind follow\.\))?$")
-_SETTING_MUST = re.compile(r"^\w+\.\w+ must")
-_PARSING = re.compile(r", (?:unable to parse|got a number)[^.]*")
 
 Layer = dict[str, dict[str, Any]]
 
@@ -175,15 +170,10 @@ def _text_rate(preset: JobSpec, lr: str) -> dict[str, Any]:
 def _note(found: dict[str, str], name: str, check: Callable[[], object]) -> None:
     try:
         check()
+    except SettingError as error:
+        found[name] = error.problem
     except InputError as error:
-        found[name] = _plain(str(error))
-
-
-def _plain(text: str) -> str:
-    """The schema's sentence without the setting's name and help, which stand beside it anyway."""
-    text = _SCHEMA_HELP.sub("", _SCHEMA_PREFIX.sub("", text))
-    text = _SETTING_MUST.sub("Must", _PARSING.sub("", text))
-    return printable(text.replace("Input should be", "Must be"), 300)
+        found[name] = printable(str(error), 300)
 
 
 def preset_choices() -> list[tuple[str, str]]:

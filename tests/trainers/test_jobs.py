@@ -62,11 +62,12 @@ def test_a_run_has_one_worker(tmp_path):
     from filelock import FileLock
 
     from trainers.run import run
+    from trainers.stopping import StopSignal
 
     folder = RunDir(tmp_path / "r")
     folder.path.mkdir()
     with FileLock(folder.lock_file), pytest.raises(InputError, match="another run"):
-        run(build_spec([]), folder)
+        run(build_spec([]), folder, StopSignal())
 
 
 def test_a_long_event_file_is_read_from_its_tail(tmp_path):

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +146,29 @@ def test_stopping_saves_and_resuming_ends_in_the_same_bits(whole, tmp_path, trai
     assert not (folder / "mine.safetensors").exists()
     train(*options, "--resume")
     assert_same_tensors(reference / "mine.safetensors", folder / "mine.safetensors")
+
+
+def test_a_signal_while_the_libraries_load_is_not_lost(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*FAST, "--output_dir", folder), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not listens_to_sigterm(process.pid):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "Traceback" not in errors
+    last = read_events(folder / "events.jsonl")[0][-1]
+    assert (last.kind, last.body["step"]) == ("stopped", 0)
+
+
+def listens_to_sigterm(pid: int) -> bool:
+    """Whether the process has a handler of its own (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_changed_settings_are_refused_unless_forked(whole, tmp_path, train):

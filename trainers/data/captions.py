@@ -16,16 +16,21 @@ def read_caption(picture: Path, default: str | None, trigger: str | None) -> str
     Raises:
         InputError: no caption and no default, or a sidecar that is not UTF-8.
     """
-    for ending in SIDECAR_ENDINGS:
-        sidecar = picture.with_suffix(ending)
-        if sidecar.is_file():
-            return with_trigger(_read(sidecar), trigger)
+    path = sidecar(picture)
+    if path is not None:
+        return with_trigger(_read(path), trigger)
     if default is None:
         raise InputError(
             f"{printable(picture)}: has no caption. Put one into {picture.stem}.txt beside it, or "
             "set data.trigger."
         )
     return with_trigger(default, trigger)
+
+
+def sidecar(picture: Path) -> Path | None:
+    """The caption file beside `picture`; None if there is none."""
+    candidates = (picture.with_suffix(ending) for ending in SIDECAR_ENDINGS)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def with_trigger(caption: str, trigger: str | None) -> str:

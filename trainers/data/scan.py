@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
-from trainers.data.captions import read_caption
+from trainers.data.captions import SIDECAR_ENDINGS, read_caption
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-MAX_ENTRIES = 200_000
+MAX_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class Picture:
     is_class: bool = False
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Pictures directly in `folder`, by name; hidden files are left out.
+def list_pictures(folder: Path) -> list[Path]:
+    """Pictures directly in `folder`, by name, maybe none; hidden files are left out.
 
     Raises:
-        InputError: no such folder, or unreadable.
+        InputError: no such folder, unreadable, or with an absurd number of files.
     """
     try:
-        entries = sorted(folder.iterdir(), key=lambda p: p.name)
-    except FileNotFoundError:
+        entries = list(itertools.islice(folder.iterdir(), MAX_ENTRIES + 1))
+    except (FileNotFoundError, ValueError):
         raise InputError(
             f"{printable(folder)}: there is no such folder. Check data.folder."
         ) from None
@@ -45,13 +46,28 @@ def picture_files(folder: Path) -> list[Path]:
         ) from None
     except OSError as error:
         raise InputError(f"{printable(folder)}: can't be read ({error.strerror}).") from None
-    return [
-        path
-        for path in entries[:MAX_ENTRIES]
-        if path.suffix.lower() in PICTURE_ENDINGS
-        and not path.name.startswith(".")
-        and path.is_file()
-    ]
+    if len(entries) > MAX_ENTRIES:
+        raise InputError(
+            f"{printable(folder)}: holds more than {MAX_ENTRIES:,} files. Choose the folder that "
+            "holds only the training pictures."
+        )
+    return sorted((path for path in entries if _is_picture(path)), key=lambda path: path.name)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """As `list_pictures`, and at least one.
+
+    Raises:
+        InputError: also if there are none.
+    """
+    files = list_pictures(folder)
+    if not files:
+        endings = " ".join(sorted(PICTURE_ENDINGS))
+        raise InputError(
+            f"{printable(folder)}: has no pictures ({endings}). Point data.folder at the folder "
+            "that holds them directly."
+        )
+    return files
 
 
 def scan(folder: Path, *, default_caption: str | None, trigger: str | None = None) -> list[Picture]:
@@ -64,22 +80,22 @@ def scan(folder: Path, *, default_caption: str | None, trigger: str | None = Non
     Raises:
         InputError: no pictures, two pictures that share one caption file, or an unreadable caption.
     """
-    files = picture_files(folder)
-    if not files:
-        endings = " ".join(sorted(PICTURE_ENDINGS))
-        raise InputError(
-            f"{printable(folder)}: has no pictures ({endings}). Point data.folder at the folder "
-            "that holds them directly."
-        )
+    files = find_pictures(folder)
     _refuse_shared_stems(files)
     return [Picture(path, read_caption(path, default_caption, trigger)) for path in files]
+
+
+def _is_picture(path: Path) -> bool:
+    return (
+        path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _refuse_shared_stems(files: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in files:
         other = seen.setdefault(path.stem, path)
-        if other is not path and any(path.with_suffix(e).exists() for e in (".txt", ".caption")):
+        if other is not path and any(path.with_suffix(e).exists() for e in SIDECAR_ENDINGS):
             raise InputError(
                 f"{printable(other)} and {printable(path.name)} share one caption file. Rename "
                 "one picture and give it a caption of its own."
