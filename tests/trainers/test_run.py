@@ -249,6 +249,20 @@ def test_a_damaged_picture_is_named_and_nothing_is_trained(tmp_path, train):
     assert "Traceback" not in done.stderr
 
 
+def test_lengths_and_exports_in_epochs(tmp_path, train):
+    folder = tmp_path / "run"
+    train(
+        *FAST, "--output_dir", folder, "--schedule.epochs", 3, "--save.every_epochs", 1,
+        "--data.class_pictures", 0, "--schedule.batch_size", 7, "--preview.enabled", "false",
+    )  # fmt: skip
+    steps = [e for e in read_events(folder / "events.jsonl")[0] if e.kind == "step"]
+    assert len(steps) == 6  # 14 pictures, 7 a step, 3 times
+    assert sorted(p.name for p in (folder / "exports").iterdir()) == [
+        "run-step00000002.safetensors",
+        "run-step00000004.safetensors",
+    ]
+
+
 def test_plan_prints_and_stops(train, tmp_path):
     done = train("--preset", "demo-character", "--output_dir", tmp_path / "run", "--plan")
     assert "14" in done.stdout
