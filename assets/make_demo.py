@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -152,10 +152,11 @@ def parse() -> tuple[list[str], Run]:
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="CPU cores to use (default 2)")
     parser.add_argument(
-        "--unet-steps", type=int, default=UnetSteps.steps, help="length of the UNet's training"
+        "--unet-steps", type=int, metavar="N", help="end the UNet's last leg after N steps of all"
     )
     args = parser.parse_args()
-    run = Run(args.assets, args.work, args.threads, replace(UnetSteps(), steps=args.unet_steps))
+    unet = UnetSteps() if args.unet_steps is None else UnetSteps().ending_at(args.unet_steps)
+    run = Run(args.assets, args.work, args.threads, unet)
     return list(STAGES) if args.stage == "all" else [args.stage], run
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo_making.creatures import BODIES, draw_creature, random_look
-from demo_making.figures import PALETTE, SHAPES, Placement, Rgb, paint
-from demo_making.scenes import PICTURE_PX
+from .creatures import BODIES, draw_creature, random_look
+from .figures import PALETTE, SHAPES, Placement, Rgb, paint
+from .scenes import PICTURE_PX
 
 LARGE_PX = PICTURE_PX * 4
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo_making.figures import PALETTE, Part, Points, Rgb, band, ellipse, polygon, superellipse
+from .figures import PALETTE, Part, Points, Rgb, band, ellipse, polygon, superellipse
 
 TEAL: Rgb = (0, 166, 166)
 CREAM: Rgb = (250, 224, 172)

@@ -9,10 +9,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from demo_making.text import load_text_encoder
-from demo_making.unet import load_unet, make_scheduler, scaling_factor_of
-from demo_making.vae import load_vae
-from demo_making.words import make_tokenizer, vocabulary
+from .text import load_text_encoder
+from .unet import load_unet, make_scheduler, scaling_factor_of
+from .vae import load_vae
+from .words import make_tokenizer, vocabulary
 
 MAX_MEGABYTES = 12.0
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from demo_making.creatures import CHARACTER_LOOK, CreatureLook, draw_creature, random_look
-from demo_making.figures import PALETTE, SHAPES, Placement, Rgb, paint
+from .creatures import CHARACTER_LOOK, CreatureLook, draw_creature, random_look
+from .figures import PALETTE, SHAPES, Placement, Rgb, paint
 
 PICTURE_PX = 64
 

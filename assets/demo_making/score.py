@@ -1,9 +1,4 @@
-"""Measures the demo base: does it draw what the prompt says, and what does its VAE keep?
-
-A picture is read without knowing its prompt: every pixel takes its nearest palette colour,
-the border gives the background, the rest is the figure, and the figure's mask, cut to its
-bounding box, is compared with the mask of every shape.
-"""
+"""Measures the demo base: does it draw what the prompt says, and what does its VAE keep?"""
 
 from __future__ import annotations
 
@@ -14,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from numpy.typing import NDArray
 from PIL import Image
 
-from demo_making.clutter import random_clutter
-from demo_making.figures import PALETTE, SHAPES, Placement, paint
-from demo_making.scenes import (
+from .clutter import random_clutter
+from .figures import PALETTE, SHAPES
+from .reader import read_picture
+from .scenes import (
     PICTURE_PX,
     RADIUS,
     character_set,
@@ -29,29 +24,11 @@ from demo_making.scenes import (
     random_scene,
     style_set,
 )
-from demo_making.vae import to_unit
+from .vae import to_unit
 
-MASK_PX = 32
 SAMPLE_STEPS, GUIDANCE = 20, 4.0
 BATCH = 20
 VAE_PICTURES = 32
-MIN_FIGURE_SHARE = 0.02  # fewer pixels than this are specks, not a figure
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a picture shows. `overlaps` has the mask's overlap (IoU) with every shape."""
-
-    colour: str
-    background: str
-    overlaps: dict[str, float]
-
-    @property
-    def shape(self) -> str:
-        """The shape with the largest overlap."""
-        return max(self.overlaps, key=lambda name: self.overlaps[name])
 
 
 @dataclass(frozen=True)
@@ -69,46 +46,6 @@ class Adherence:
             f"shape {self.shape:.0%}, colour {self.colour:.0%}, background "
             f"{self.background:.0%}, all right {self.all_right:.0%}, IoU {self.overlap:.2f}"
         )
-
-
-def _cut(mask: Mask) -> Mask:
-    """The mask's bounding box, resized to MASK_PX square."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    grey = Image.fromarray(box.astype(np.uint8) * 255)
-    resized = np.asarray(grey.resize((MASK_PX, MASK_PX), Image.Resampling.BILINEAR)) > 127
-    return resized
-
-
-def _shape_masks() -> dict[str, Mask]:
-    ink, paper = PALETTE["black"], PALETTE["white"]
-    masks = {}
-    for name, parts in SHAPES.items():
-        picture = paint(parts(ink), Placement(radius=0.42), paper, 2 * PICTURE_PX)
-        masks[name] = _cut(np.asarray(picture).mean(-1) < 140)
-    return masks
-
-
-SHAPE_MASKS = _shape_masks()
-
-
-def read_picture(picture: Image.Image) -> Reading | None:
-    """Read one picture; None if there is no figure on it."""
-    pixels = np.asarray(picture.convert("RGB").resize((PICTURE_PX, PICTURE_PX)), dtype=np.float64)
-    names, colours = list(PALETTE), np.array(list(PALETTE.values()), dtype=np.float64)
-    nearest = np.square(pixels[:, :, None] - colours).sum(-1).argmin(-1)
-    border = np.concatenate([nearest[:3].ravel(), nearest[-3:].ravel(), nearest[:, :3].ravel()])
-    background = int(np.bincount(border).argmax())
-    mask = nearest != background
-    if mask.mean() < MIN_FIGURE_SHARE:
-        return None
-    colour = names[int(np.bincount(nearest[mask]).argmax())]
-    cut = _cut(mask)
-    overlaps = {
-        name: float((cut & other).sum() / (cut | other).sum())
-        for name, other in SHAPE_MASKS.items()
-    }
-    return Reading(colour, names[background], overlaps)
 
 
 def prompt_list(count: int, seed: int) -> list[tuple[str, str, str]]:

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from demo_making.figures import PALETTE, SHAPES
-from demo_making.scenes import RADIUS, caption_of, random_scene
-from demo_making.words import MAX_TOKENS, make_tokenizer
-from demo_making.workers import flat_then_linear
+from .figures import PALETTE, SHAPES
+from .scenes import RADIUS, caption_of, random_scene
+from .words import MAX_TOKENS, make_tokenizer
+from .workers import flat_then_linear
 
 HIDDEN, LAYERS, HEADS = 128, 2, 4
 STEPS, BATCH, LR = 700, 64, 2e-3

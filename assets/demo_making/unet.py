@@ -5,7 +5,8 @@ It learns on latents of the frozen encoder and on captions read by the frozen te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from demo_making.scenes import PICTURE_PX, caption_of, paint_scene, random_scene
-from demo_making.text import HIDDEN, load_text_encoder, tokens_of
-from demo_making.vae import LATENT_CHANNELS, to_unit
-from demo_making.words import make_tokenizer
-from demo_making.workers import Report, Trainee, flat_then_linear, run_workers, step_generator
+from .scenes import PICTURE_PX, caption_of, paint_scene, random_scene
+from .text import HIDDEN, load_text_encoder, tokens_of
+from .vae import LATENT_CHANNELS, to_unit
+from .words import make_tokenizer
+from .workers import Report, Trainee, flat_then_linear, run_workers, step_generator
 
 # Half the usual spread: a 32 x 32 grid at spread 1 would leak the mean colour through the
 # noisiest step, and samples would then inherit the colour of their starting noise.
@@ -27,18 +28,45 @@ LATENT_STD = 0.5
 DC_NOISE = 0.05  # extra noise in the mean of each channel, against the same leak
 CAPTION_DROP = 0.1
 EMA_DECAY = 0.997
+LR = 1.5e-3
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of the training: its rate is flat at first, then falls linearly to 0.
+
+    `lr_share` is the flat rate as a share of LR; `noisy_floor` is `loss_weight`'s.
+    """
+
+    steps: int
+    batch: int
+    lr_share: float
+    flat_share: float
+    noisy_floor: float
 
 
 @dataclass(frozen=True)
 class UnetSteps:
-    """Length and size of the training."""
+    """The legs of the training, in order, and its pictures.
 
-    steps: int = 4700
-    batch: int = 24
-    lr: float = 1.5e-3
-    flat_share: float = 0.4
+    The last leg weighs the noisiest steps less: they decide colour and place, which were right
+    by then, and drown the middle ones, which decide the outline.
+    """
+
+    legs: tuple[Leg, ...] = (
+        Leg(steps=3600, batch=24, lr_share=1.0, flat_share=0.4, noisy_floor=0.05),
+        Leg(steps=1100, batch=16, lr_share=0.4, flat_share=0.0, noisy_floor=0.05),
+        Leg(steps=4500, batch=16, lr_share=0.6, flat_share=0.4, noisy_floor=0.15),
+    )
     scenes: int = 24_000
     seed: int = 31
+
+    def ending_at(self, total: int) -> UnetSteps:
+        """The same training with a last leg that ends after `total` steps of all legs."""
+        before = sum(leg.steps for leg in self.legs[:-1])
+        if total <= before:
+            raise ValueError(f"the UNet's training must be longer than {before} steps")
+        return replace(self, legs=(*self.legs[:-1], replace(self.legs[-1], steps=total - before)))
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -81,14 +109,15 @@ def make_unet() -> UNet2DConditionModel:
     return unet
 
 
-def loss_weight(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+def loss_weight(alphas_cumprod: Tensor, t: Tensor, noisy_floor: float) -> Tensor:
     """Weight [b] of the squared noise error at timesteps t [b].
 
     Nearly the error of the predicted picture, so that the noisy steps, where the shape is
-    decided, count; the constant keeps the last steps, which remove the grain.
+    decided, count; a larger `noisy_floor` takes weight off the noisiest ones. The constant keeps
+    the last steps, which remove the grain.
     """
     snr = alphas_cumprod[t] / (1 - alphas_cumprod[t]) * LATENT_STD**2
-    return 1 / (snr + 0.05) + 0.25
+    return 1 / (snr + noisy_floor) + 0.25
 
 
 def cache_latents(path: Path, vae: AutoencoderKL, steps: UnetSteps) -> None:
@@ -133,11 +162,10 @@ def _worker(
     unet = make_unet().to(memory_format=torch.channels_last)
     # Plain matrix products: the fused CPU attention is slower in the backward pass here.
     unet.set_attn_processor(AttnProcessor())
-    trainee = Trainee(unet, path, rank, steps.lr, EMA_DECAY)
-    start = trainee.resume()
-    report, size = Report("unet", rank), steps.batch // count
-    for step in range(start, steps.steps):
-        g = step_generator(steps.seed, step, rank)
+    trainee = Trainee(unet, path, rank, LR, EMA_DECAY)
+    start, report = trainee.resume(), Report("unet", rank)
+    for step, leg, leg_step in _plan(steps.legs, start):
+        g, size = step_generator(steps.seed, step, rank), leg.batch // count
         chosen = torch.randint(len(latents), (size,), generator=g)
         clean = latents[chosen].float() * scaling
         drop = torch.rand(size, generator=g) < CAPTION_DROP
@@ -155,10 +183,20 @@ def _worker(
                 hidden = encoder(prompt).last_hidden_state
             predicted = unet(noisy, t, hidden).sample.float()
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
-        loss = (error * loss_weight(alphas_cumprod, t)).mean()
-        trainee.update(loss, flat_then_linear(step, steps.steps, steps.flat_share), count)
+        loss = (error * loss_weight(alphas_cumprod, t, leg.noisy_floor)).mean()
+        rate = leg.lr_share * flat_then_linear(leg_step, leg.steps, leg.flat_share)
+        trainee.update(loss, rate, count)
         report.add(step, loss=loss, eps_mse=error.mean())
-        trainee.save(last=step + 1 == steps.steps)
+        trainee.save(last=leg_step + 1 == leg.steps)
+
+
+def _plan(legs: tuple[Leg, ...], start: int) -> Iterator[tuple[int, Leg, int]]:
+    """(step of all, its leg, step of that leg) for every step from `start` on."""
+    first = 0
+    for leg in legs:
+        for step in range(max(start, first), first + leg.steps):
+            yield step, leg, step - first
+        first += leg.steps
 
 
 def scaling_factor_of(latents_path: Path) -> float:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from demo_making.clutter import random_clutter
-from demo_making.scenes import PICTURE_PX, paint_scene, random_scene
-from demo_making.workers import Report, Trainee, flat_then_linear, run_workers, step_generator
+from .clutter import random_clutter
+from .scenes import PICTURE_PX, paint_scene, random_scene
+from .workers import Report, Trainee, flat_then_linear, run_workers, step_generator
 
 LATENT_CHANNELS = 4
 SCENES, CLUTTERS = 1000, 2600  # clutter is most of it: it decides what adapters can show

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from transformers import CLIPTokenizer
 
-from demo_making.figures import PALETTE, SHAPES
-from demo_making.scenes import RADIUS, SPARE_WORDS
+from .figures import PALETTE, SHAPES
+from .scenes import RADIUS, SPARE_WORDS
 
 MAX_TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"

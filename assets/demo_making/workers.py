@@ -6,8 +6,10 @@ take half of the batch are faster. Also the pieces that every training loop here
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,6 +41,7 @@ def _enter(
 ) -> None:
     torch.set_num_threads(1)
     if count > 1:
+        end_with_parent()
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count
@@ -48,6 +51,19 @@ def _enter(
     finally:
         if count > 1:
             dist.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however that one ended."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], count: int) -> None:

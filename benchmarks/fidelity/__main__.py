@@ -1,0 +1,151 @@
+"""The scorer's command line; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import mean
+
+import torch
+from PIL import Image
+
+from assets.demo_making.score import GUIDANCE, SAMPLE_STEPS, save_sheet
+from lora_diffusion.bundled import resolve
+from lora_diffusion.families import DiffusionBase, load_base
+
+from . import validation
+from .measure import (
+    Tally,
+    adapters_on,
+    draw_prompts,
+    measure_base,
+    measure_character,
+    measure_mix,
+    measure_others,
+    measure_style,
+    others_right,
+)
+from .prompts import other_prompts
+
+Measure = Callable[[DiffusionBase, int, Tally], list[Image.Image]]
+SHEET_SCALE = 2
+
+
+def main() -> None:
+    """Run one verb."""
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    base = load_base(options.base)
+    print(
+        f"{options.verb}: {options.base}, DDIM {SAMPLE_STEPS} steps, guidance {GUIDANCE:g}, "
+        f"drawing seeds {' '.join(map(str, options.seeds))}, {date.today()}"
+    )
+    if options.verb == "validate":
+        _validate(base)
+    elif options.verb == "base":
+        _report(base, [([], seed) for seed in options.seeds], measure_base, options)
+    elif options.verb == "compose":
+        if len(options.adapters) != 2:
+            raise SystemExit("compose takes two adapters: the character's and the style's")
+        for weights in options.weights:
+            print(f"weights {weights[0]:g} and {weights[1]:g}")
+            pair = list(zip(options.adapters, weights, strict=True))
+            _report(base, [(pair, seed) for seed in options.seeds], measure_mix, options)
+    else:
+        measure = measure_character if options.verb == "character" else measure_style
+        _report(base, _runs(options.adapters, options.seeds), measure, options)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.fidelity", description=__doc__)
+    parser.add_argument("verb", choices=["validate", "base", "character", "style", "compose"])
+    parser.add_argument("adapters", nargs="*", type=Path, metavar="FILE")
+    parser.add_argument("--base", default="bundled:demo_base")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2],
+        help="of the drawing; as many adapters as seeds take one each, else every one takes all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", nargs="+", type=_weights, default=[(1.0, 0.6), (1.0, 0.8), (1.0, 1.0)],
+        metavar="C:S", help="of the character and of the style, for compose",
+    )  # fmt: skip
+    parser.add_argument("--no-forgetting", action="store_true", help="leave out the other prompts")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="save the first run's pictures")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", default=Path("runs/fidelity"),
+        help="where the base's own adherence is kept between calls",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def _weights(text: str) -> tuple[float, float]:
+    first, _, second = text.partition(":")
+    return float(first), float(second)
+
+
+def _runs(adapters: list[Path], seeds: list[int]) -> list[tuple[list[tuple[Path, float]], int]]:
+    """(adapters with weights, drawing seed) of every run."""
+    if not adapters:
+        raise SystemExit("name at least one adapter file")
+    if len(adapters) == len(seeds):
+        pairs = list(zip(adapters, seeds, strict=True))
+    else:
+        pairs = [(adapter, seed) for adapter in adapters for seed in seeds]
+    return [([(adapter, 1.0)], seed) for adapter, seed in pairs]
+
+
+def _report(
+    base: DiffusionBase,
+    runs: list[tuple[list[tuple[Path, float]], int]],
+    measure: Measure,
+    options: argparse.Namespace,
+) -> None:
+    tally, sheet = Tally(), []
+    compares = options.verb in ("character", "style") and not options.no_forgetting
+    for weighted, seed in runs:
+        before = _base_share(base, seed, options) if compares else 0.0
+        with adapters_on(base, weighted):
+            pictures = measure(base, seed, tally)
+            if compares:
+                measure_others(base, seed, tally, before)
+        sheet = sheet or pictures
+    print("\n".join(tally.lines()), flush=True)
+    if options.sheet is not None:
+        side = sheet[0].width * SHEET_SCALE
+        save_sheet([p.resize((side, side), Image.Resampling.LANCZOS) for p in sheet], options.sheet)
+
+
+def _base_share(base: DiffusionBase, seed: int, options: argparse.Namespace) -> float:
+    """The base's own share of all right on the other prompts, drawn once for each base."""
+    weights = sorted(Path(resolve(options.base)).rglob("*.safetensors"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:12]
+    kept = options.cache / f"base-{digest}-{SAMPLE_STEPS}-{GUIDANCE:g}-{seed}.json"
+    if kept.exists():
+        return float(json.loads(kept.read_text(encoding="utf-8"))["all right"])
+    prompts = other_prompts()
+    right = others_right(prompts, draw_prompts(base, prompts, seed))
+    shares = {name: mean(map(float, hits)) for name, hits in right.items()}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(shares, indent=2) + "\n", encoding="utf-8")
+    return shares["all right"]
+
+
+def _validate(base: DiffusionBase) -> None:
+    made = validation.cases()
+    for title, vae in (("drawn pictures", None), ("their VAE reconstructions", base)):
+        print(f"\n{title}, {validation.COUNT} a row")
+        outcomes = validation.check(made, vae)
+        print("\n".join(map(str, outcomes)))
+        shape, colour, ground = validation.ink_readings(base=vae)
+        print(f"ink reader: shape {shape:.1%}, colour {colour:.1%}, background {ground:.1%}")
+        if not all(outcome.right for outcome in outcomes):
+            raise SystemExit("a score does not hold on known truth: its figures mean nothing")
+
+
+if __name__ == "__main__":
+    main()
