@@ -7,6 +7,7 @@ Adaptation" (arXiv:2402.09353), eq. 5. Files and this library call A `down` and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -50,6 +51,12 @@ def channel_norms(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
     over = [dim for dim in range(weight.dim()) if dim != kept]
     norms: Tensor = torch.linalg.vector_norm(_wide(weight), dim=over, keepdim=True)
     return norms
+
+
+def magnitude_shape(weight_shape: Sequence[int], axis: MagnitudeAxis) -> tuple[int, ...]:
+    """The shape of m for a weight: `[1, in, *1]` for the axis `in`, `[out, 1, *1]` for `out`."""
+    kept = 1 if axis == "in" else 0
+    return tuple(size if dim == kept else 1 for dim, size in enumerate(weight_shape))
 
 
 def magnitude_ratio(magnitude: Tensor, norms: Tensor) -> Tensor:

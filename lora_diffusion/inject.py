@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora_diffusion import merge, targets
-from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.algebra import MagnitudeAxis, magnitude_shape
+from lora_diffusion.dropout import Clock, Dropout
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.keys import PARTS, UNET, LayerKey, live_modules, live_path
-from lora_diffusion.layers import AdaptedLayer, Clock, Dropout, Init, LoRA, is_adaptable, weight_of
+from lora_diffusion.layers import AdaptedLayer, is_adaptable
+from lora_diffusion.variants import Init, KindName, LoRA, from_factors, variant, weight_of
 
 if TYPE_CHECKING:
     from lora_diffusion.formats.metadata import TrainingFacts
@@ -34,26 +36,47 @@ class AdapterConfig:
     """What to inject.
 
     Attributes:
+        kind: `lora`, `rslora` (scale alpha / sqrt(r)) or `dora`; see `variants`.
+        dora_axis: whose channels DoRA's magnitude scales; other kinds have none.
         targets: UNet layers, as `targets.select` takes them.
         text_targets: text-encoder layers, likewise.
         rank: r.
         alpha: the scale is alpha / r; None means alpha = r, whatever r a pattern gives.
-        ranks: rank by layer pattern; the last match wins.
-        alphas: alpha by layer pattern; the last match wins.
+        conv_rank: r of convolutions with a kernel above 1x1; None takes `rank`.
+        conv_alpha: their alpha; None keeps the proportion alpha : rank of the other layers.
+        ranks: rank by layer pattern; the last match wins, over `rank` and `conv_rank`.
+        alphas: alpha by layer pattern; the last match wins, over `alpha` and `conv_alpha`.
         init: how A starts.
         dropout: shares dropped while training.
         seed: A is a function of (seed, layer).
     """
 
+    kind: KindName = "lora"
+    dora_axis: MagnitudeAxis = "in"
     targets: str = "attn"
     text_targets: str = "attn"
     rank: int = 16
     alpha: float | None = None
+    conv_rank: int | None = None
+    conv_alpha: float | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
     init: Init = "kaiming"
     dropout: Dropout = field(default_factory=Dropout)
     seed: int = 0
+
+    def size_for(self, key: LayerKey, weight_shape: tuple[int, ...]) -> tuple[int, float]:
+        """Rank and alpha of a layer, before a kind folds its own scaling into alpha."""
+        usual_rank, usual_alpha = self.rank, self.alpha
+        if max(weight_shape[2:], default=1) > 1:
+            usual_rank = self.rank if self.conv_rank is None else self.conv_rank
+            if self.conv_alpha is not None:
+                usual_alpha = self.conv_alpha
+            elif self.alpha is not None:
+                usual_alpha = self.alpha * usual_rank / self.rank
+        rank = targets.by_pattern(self.ranks, key, usual_rank)
+        alpha = targets.by_pattern(self.alphas, key, usual_alpha)
+        return rank, float(rank if alpha is None else alpha)
 
 
 class AdapterHandle:
@@ -68,7 +91,7 @@ class AdapterHandle:
         self.clock = clock
 
     def parameters(self, part: str | None = None) -> list[nn.Parameter]:
-        """A and B of every layer (of one part), in model order."""
+        """A, B and what else the kind trains of every layer (of one part), in model order."""
         return [p for _, adapter in self.adapters(part) for p in adapter.parameters()]
 
     def adapters(self, part: str | None = None) -> Iterator[tuple[LayerKey, LoRA]]:
@@ -155,7 +178,7 @@ class AdapterHandle:
 def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> AdapterHandle:
     """Freeze the models in `parts` and put a new adapter on the layers that `config` names.
 
-    B = 0, so outputs equal the base's bit for bit until B is trained.
+    Every kind starts with an update of 0: outputs equal the base's bit for bit until it is trained.
 
     Args:
         parts: part name (`unet`, `text_encoder`, …) -> model.
@@ -175,12 +198,12 @@ def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> Adapte
     if not chosen:
         raise InputError("No layer is adapted: targets and text targets are both 'none'.")
     clock = Clock()
+    make = variant(config.kind, config.dora_axis)
     made: dict[LayerKey, LoRA] = {}
     for key in chosen:
-        rank = targets.by_pattern(config.ranks, key, config.rank)
-        alpha = targets.by_pattern(config.alphas, key, config.alpha)
-        adapter = LoRA(candidates[key], key, rank, float(rank if alpha is None else alpha))
-        adapter.reset(config.init, config.seed)
+        layer = candidates[key]
+        adapter = make(layer.module, key, *config.size_for(key, layer.shape))
+        adapter.reset(config.init, config.seed, layer.own_weight)
         adapter.dropout, adapter.clock = config.dropout, clock
         made[key] = adapter
     return _install(parts, name, made, clock)
@@ -194,14 +217,11 @@ def attach(parts: Parts, file: AdapterFile, name: str = "default") -> AdapterHan
             changed then.
     """
     candidates = _candidates(parts)
-    check_fits(file, {key: tuple(weight_of(m).shape) for key, m in candidates.items()})
-    made: dict[LayerKey, LoRA] = {}
-    for key, factors in file.layers.items():
-        adapter = LoRA(candidates[key], key, factors.rank, factors.alpha)
-        with torch.no_grad():
-            adapter.down.copy_(factors.down)
-            adapter.up.copy_(factors.up)
-        made[key] = adapter
+    check_fits(file, {key: layer.shape for key, layer in candidates.items()})
+    made = {
+        key: from_factors(candidates[key].module, key, factors)
+        for key, factors in file.layers.items()
+    }
     return _install(parts, name, made, Clock())
 
 
@@ -219,14 +239,41 @@ def check_fits(file: AdapterFile, shapes: Mapping[LayerKey, tuple[int, ...]]) ->
                 f"{list(factors.weight_shape)}, but this base has {list(shapes[key])}. Load it on "
                 "the base it was trained for."
             )
+        _check_magnitude(key, factors)
+
+
+def _check_magnitude(key: LayerKey, factors: Factors) -> None:
+    """Raise `InputError` unless a DoRA layer's magnitude has its axis' shape."""
+    magnitude, axis = factors.magnitude, factors.magnitude_axis
+    if magnitude is None and axis is None:
+        return
+    wanted = None if axis is None else magnitude_shape(factors.weight_shape, axis)
+    given = None if magnitude is None else tuple(magnitude.shape)
+    if given is None or given != wanted:
+        raise InputError(
+            f"The adapter's layer {printable(key)} has a DoRA magnitude of shape {given} for the "
+            f"axis {axis}, where its weight of shape {factors.weight_shape} needs {wanted}."
+        )
 
 
 def adaptable_shapes(parts: Parts) -> dict[LayerKey, tuple[int, ...]]:
     """Weight shape of every layer that an adapter fits."""
-    return {key: tuple(weight_of(m).shape) for key, m in _candidates(parts).items()}
+    return {key: layer.shape for key, layer in _candidates(parts).items()}
 
 
-def _candidates(parts: Parts) -> dict[LayerKey, nn.Module]:
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A base layer that an adapter fits, and its own weight W0, whatever is merged into it."""
+
+    module: nn.Module
+    own_weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.own_weight.shape)
+
+
+def _candidates(parts: Parts) -> dict[LayerKey, _Candidate]:
     """Every adaptable base layer under its key, whether it is wrapped already or not."""
     unknown = set(parts) - set(PARTS)
     if unknown:
@@ -237,12 +284,12 @@ def _candidates(parts: Parts) -> dict[LayerKey, nn.Module]:
         for key, module in modules.items()
         if isinstance(module, AdaptedLayer)
     }
-    found: dict[LayerKey, nn.Module] = {}
+    found: dict[LayerKey, _Candidate] = {}
     for key, module in modules.items():
         if isinstance(module, AdaptedLayer):
-            found[key] = module.base
+            found[key] = _Candidate(module.base, module.own_weight)
         elif key not in wrapped and is_adaptable(module):
-            found[key] = module
+            found[key] = _Candidate(module, weight_of(module))
     return found
 
 

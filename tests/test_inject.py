@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
 from lora_diffusion.inject import AdapterConfig, attach, inject
 from lora_diffusion.keys import TEXT_ENCODER, UNET, LayerKey
-from lora_diffusion.layers import Dropout
 from tests.conftest import fill, make_parts, state_bytes
 
 EVERYTHING = AdapterConfig(targets="all", text_targets="all", rank=4, alpha=2.0)

@@ -7,9 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
 from lora_diffusion.keys import UNET, LayerKey
-from lora_diffusion.layers import AdaptedLayer, Dropout, LoRA
+from lora_diffusion.layers import AdaptedLayer
+from lora_diffusion.variants import LoRA
 
 KEY = LayerKey(UNET, "layer")
 SHAPES = [(1, 1.0), (4, 4.0), (4, 2.0), (8, 16.0), (16, 1.0)]
@@ -77,7 +79,7 @@ def test_a_fresh_adapter_changes_no_bit(make, init):
     base, x = make()
     layer = AdaptedLayer(base)
     adapter = LoRA(base, KEY, 4, 8.0)
-    adapter.reset(init, seed=3)
+    adapter.reset(init, 3, base.weight)
     layer.add("a", adapter)
     assert torch.equal(layer(x), base(x))
     assert adapter.down.abs().max() > 0
@@ -86,7 +88,7 @@ def test_a_fresh_adapter_changes_no_bit(make, init):
 def test_kaiming_start_has_the_spread_of_nn_linear():
     base = nn.Linear(400, 8)
     adapter = LoRA(base, KEY, 256, 1.0)
-    adapter.reset("kaiming", seed=0)
+    adapter.reset("kaiming", 0, base.weight)
     bound = 1 / 400**0.5
     assert adapter.down.abs().max() <= bound
     assert adapter.down.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
@@ -96,13 +98,13 @@ def test_the_start_depends_on_seed_and_layer_only():
     base = nn.Linear(8, 8)
     one, two, other = (LoRA(base, k, 4, 1.0) for k in (KEY, KEY, LayerKey(UNET, "other")))
     torch.manual_seed(1)
-    one.reset("kaiming", seed=5)
+    one.reset("kaiming", 5, base.weight)
     torch.manual_seed(2)
-    two.reset("kaiming", seed=5)
-    other.reset("kaiming", seed=5)
+    two.reset("kaiming", 5, base.weight)
+    other.reset("kaiming", 5, base.weight)
     assert torch.equal(one.down, two.down)
     assert not torch.equal(one.down, other.down)
-    two.reset("kaiming", seed=6)
+    two.reset("kaiming", 6, base.weight)
     assert not torch.equal(one.down, two.down)
 
 
@@ -115,7 +117,11 @@ def test_strengths_add_up_and_off_means_the_base():
         nn.init.normal_(adapter.up)
         layer.add(name, adapter)
     layer.strengths.update(a=0.5, b=-1.5)
-    expected = base(x) + 0.5 * layer.adapter("a")(x) - 1.5 * layer.adapter("b")(x)
+    expected = (
+        base(x)
+        + 0.5 * layer.adapter("a")(x, base.weight)
+        - 1.5 * layer.adapter("b")(x, base.weight)
+    )
     torch.testing.assert_close(layer(x), expected)
     layer.disabled.update(("a", "b"))
     assert torch.equal(layer(x), base(x))
@@ -148,7 +154,7 @@ def dropped(dropout: Dropout, x: Tensor, step: int = 0) -> Tensor:
     adapter.dropout = dropout
     adapter.clock.set(seed=0, step=step)
     adapter.train()
-    y: Tensor = adapter(x)
+    y: Tensor = adapter(x, base.weight)
     return y
 
 
@@ -165,7 +171,7 @@ def test_dropouts_keep_the_mean_and_only_act_in_training():
     nn.init.ones_(adapter.up)
     nn.init.ones_(adapter.down)
     adapter.eval()
-    torch.testing.assert_close(adapter(x), torch.full((2, 3), 16.0))
+    torch.testing.assert_close(adapter(x, base.weight), torch.full((2, 3), 16.0))
 
 
 def test_module_dropout_drops_the_whole_update_at_its_rate():

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from lora_diffusion import bundled
+from lora_diffusion.dropout import Dropout
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.inject import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import UNET
-from lora_diffusion.layers import Dropout
 from lora_diffusion.targets import NONE
 from trainers import devices
 from trainers.data.dataset import Dataset
