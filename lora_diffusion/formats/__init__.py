@@ -1,11 +1,20 @@
-"""Adapter files: `load_adapter` and `save_adapter`; one codec a dialect.
+"""Adapter files: `load_adapter` and `save_adapter`, in every dialect.
 
-`header`, `hash`, `metadata`, `summary` and `describe` work without torch, and so does importing
-this package: torch is imported when tensors are.
+| dialect | names | numbers |
+| --- | --- | --- |
+| kohya, lycoris | `kohya_names` (SDXL's own: `sgm_names`) | `decoding`, `encoding` |
+| diffusers, peft | `diffusers_names`, `peft_config` | the same |
+| legacy (cloneofsimo's; read only) | `legacy_names` | `decoding` |
+
+`reading` opens files, `spelling` is what names are turned into, `layout` checks shapes, `arch`
+tells the base. All but `decoding`, `encoding` and `container` work without torch, and so does
+importing this package: torch is imported when tensors are.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,23 +22,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.formats.dialect import identify
-from lora_diffusion.formats.header import Header, read_header, refuse
-from lora_diffusion.formats.kohya_layout import check_header, lay_out, stem_table
+from lora_diffusion.files import write_text
+from lora_diffusion.formats.diffusers_names import CONFIG_KEY
+from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.metadata import (
     SPEC_KEY,
     TrainingFacts,
     build_metadata,
     facts_from_metadata,
 )
+from lora_diffusion.formats.reading import (
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    lay_out_opened,
+    open_adapter,
+)
 from lora_diffusion.keys import LayerKey
 
 if TYPE_CHECKING:
-    from lora_diffusion.adapter import AdapterFile
-    from lora_diffusion.formats.kohya import Decoded
+    from torch import Tensor
 
-FORMATS = ("kohya",)
+    from lora_diffusion.adapter import AdapterFile
+    from lora_diffusion.formats.decoding import Decoded
+
+FORMATS = ("kohya", "diffusers", "peft", "lycoris")
 DTYPES = ("fp16", "bf16", "fp32")
+_SUFFIX = ".safetensors"
+# What other dialects keep in the metadata about the tensors of their own file.
+_OF_THE_FILE = re.compile(rf"{CONFIG_KEY}|(unet|text_encoder)(:\d+:rank)?|<[^>]+>")
 
 __all__ = [
     "DTYPES",
@@ -45,17 +65,17 @@ __all__ = [
 def load_adapter(
     path: str | Path, shapes: Mapping[LayerKey, tuple[int, ...]] | None = None
 ) -> AdapterFile:
-    """Read an adapter file. Factors stay in the dtype of the file, on the CPU.
+    """Read an adapter. Factors stay in the dtype of the file, on the CPU.
 
     Args:
-        path: a `.safetensors` file.
+        path: a `.safetensors` file of any dialect, or a folder that PEFT or diffusers saved.
         shapes: weight shape of each layer of the base it is meant for; an adapter that does not
             fit is refused before its tensors are read.
 
     Raises:
-        AdapterFileError (a ValueError): the file is missing, broken, hostile, not an adapter, in a
-            dialect that isn't read yet, holds NaN or infinity, or doesn't fit the base. The
-            message names the file, the reason and the fix.
+        AdapterFileError (a ValueError): the file is missing, broken, hostile, not an adapter, of a
+            kind that isn't read, holds NaN or infinity, or doesn't fit the base. The message
+            names the file, the reason and the fix.
     """
     return read_adapter(path, shapes).adapter
 
@@ -66,20 +86,20 @@ load = load_adapter  # as the package calls it: `lora_diffusion.load`
 def read_adapter(
     path: str | Path, shapes: Mapping[LayerKey, tuple[int, ...]] | None = None
 ) -> Decoded:
-    """`load_adapter`, with notes on what had to be assumed (a missing alpha, the architecture)."""
-    header = read_header(path)
-    check_readable(header)
-    lay_out(header.path, header.shapes(), stem_table(), shapes)
-    from lora_diffusion.formats import kohya
+    """`load_adapter`, with notes on what had to be assumed, and embeddings that came along."""
+    opened = open_adapter(path)
+    laid = lay_out_opened(opened, shapes)
     from lora_diffusion.formats.container import read_tensors
+    from lora_diffusion.formats.decoding import decode
 
-    try:
-        tensors = read_tensors(header.path, header)
-    except OSError as error:
-        refuse(header.path, f"it cannot be read ({printable(error)})")
-    return kohya.decode(
-        tensors, header.metadata, stem_table(), base_shapes=shapes, source=header.path
-    )
+    tensors: dict[str, Tensor] = {}
+    for piece in opened.pieces:
+        try:
+            found = read_tensors(piece.header.path, piece.header)
+        except OSError as error:
+            refuse(piece.header.path, f"it cannot be read ({printable(error)})")
+        tensors |= {piece.label(name): tensor for name, tensor in found.items()}
+    return decode(tensors, laid, opened.metadata, source=opened.path)
 
 
 def save_adapter(
@@ -89,39 +109,84 @@ def save_adapter(
     dtype: str = "fp16",
     format: str = "kohya",
     facts: TrainingFacts | None = None,
-) -> None:
-    """Write an adapter file: beside `path`, flushed, checked, then renamed into place.
+    embeddings: Mapping[str, Tensor] | None = None,
+) -> tuple[str, ...]:
+    """Write an adapter: beside `path`, flushed, checked, then renamed into place.
 
     Metadata is the adapter's own with what `facts` tell over it; without facts only what other
     tools need and the adapter's metadata lack is filled in. Hashes come from the bytes written.
 
     Args:
+        path: a file; for `peft` a folder, in which each model gets one.
         dtype: of every number in the file, one of `DTYPES`. What it cannot hold is an error, not
             infinity.
         format: the dialect, one of `FORMATS`.
         facts: what to tell about the training. Unset title, rank and alpha are filled in from the
             file name and the layers.
+        embeddings: tensors of textual-inversion embeddings to put beside the LoRA, as A1111 names
+            them (`bundle_emb.NAME.…`); only in the kohya format.
+
+    Returns:
+        One sentence for each thing that the file says otherwise than the adapter.
 
     Raises:
-        InputError: nothing to save, NaN or infinity, numbers too large for `dtype`, a layer that
-            the dialect has no name for, or an unknown `dtype`, `format`, arch or prediction.
+        InputError: nothing to save, NaN or infinity, numbers too large for `dtype`, what the
+            dialect cannot say, or an unknown `dtype`, `format`, arch or prediction.
         OSError: the disk is full or not writable; `path` is as it was.
     """
     if format not in FORMATS:
         raise InputError(f"Format '{printable(format)}' isn't written. Use {' or '.join(FORMATS)}.")
     if dtype not in DTYPES:
         raise InputError(f"dtype '{printable(dtype)}' isn't written. Use {' or '.join(DTYPES)}.")
+    if embeddings and format != "kohya":
+        raise InputError(f"The {format} format cannot hold embeddings; kohya's can.")
     import torch
 
-    from lora_diffusion.formats import kohya
     from lora_diffusion.formats.container import write_tensors
+    from lora_diffusion.formats.encoding import encode
 
     torch_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     if not adapter.layers:
         raise InputError("The adapter has no layers, so there is nothing to save.")
     path = Path(path)
-    tensors = kohya.encode(adapter, torch_dtype)
-    known = facts or facts_from_metadata(adapter.metadata)
+    _check_target(path, format)
+    encoded = encode(adapter, torch_dtype, format)
+    metadata = _metadata(adapter, path, dtype, facts)
+    if format != "peft":
+        extra = {
+            _embedding_name(name): tensor.to(torch_dtype)
+            for name, tensor in (embeddings or {}).items()
+        }
+        write_tensors(path, {**encoded.pieces[""], **extra}, metadata)
+        return encoded.notes
+    for part, tensors in encoded.pieces.items():
+        write_tensors(path / part / PEFT_WEIGHTS, tensors, metadata)
+        write_text(path / part / PEFT_CONFIG, json.dumps(encoded.configs[part], indent=2) + "\n")
+    return encoded.notes
+
+
+def _check_target(path: Path, format: str) -> None:
+    name = printable(path.name)
+    if format == "peft":
+        if path.is_file() or path.name.endswith(_SUFFIX):
+            raise InputError(f"{name}: PEFT's format is a folder. Give a name for a folder.")
+    elif path.is_dir():
+        raise InputError(f"{name}: it is a folder. Give a file name that ends in {_SUFFIX}.")
+
+
+def _embedding_name(name: str) -> str:
+    """cloneofsimo's `<s1>` as A1111 names what travels in a LoRA file."""
+    if name.startswith("<"):
+        return f"bundle_emb.{name.strip('<>')}.string_to_param.*"
+    return name
+
+
+def _metadata(
+    adapter: AdapterFile, path: Path, dtype: str, facts: TrainingFacts | None
+) -> dict[str, str]:
+    own = {key: value for key, value in adapter.metadata.items() if not _OF_THE_FILE.fullmatch(key)}
+    recorded = facts_from_metadata(own)
+    known = facts or (recorded and replace(recorded, arch=adapter.arch))
     guessed = known or TrainingFacts(arch=adapter.arch)
     try:
         told = build_metadata(_completed(guessed, adapter, path, dtype))
@@ -131,23 +196,9 @@ def save_adapter(
             "with epsilon or v_prediction."
         ) from None
     if known:
-        metadata = {**adapter.metadata, **told}
-    else:  # another tool's file: only fill in what it lacks, and claim no record of its making
-        del told[SPEC_KEY]
-        metadata = {**told, **adapter.metadata}
-    write_tensors(path, tensors, metadata)
-
-
-def check_readable(header: Header) -> None:
-    """Refuse what is no adapter, or in a dialect or of a kind that isn't read yet.
-
-    Raises:
-        AdapterFileError
-    """
-    reason = identify(header.tensors.keys()).not_read_because()
-    if reason:
-        refuse(header.path, *reason)
-    check_header(header)
+        return {**own, **told}
+    del told[SPEC_KEY]  # another tool's file: only fill in what it lacks, and claim no record
+    return {**told, **own}
 
 
 def _completed(facts: TrainingFacts, adapter: AdapterFile, path: Path, dtype: str) -> TrainingFacts:
@@ -156,9 +207,16 @@ def _completed(facts: TrainingFacts, adapter: AdapterFile, path: Path, dtype: st
     rank, alpha = Counter((f.rank, f.alpha) for f in layers).most_common(1)[0][0]
     return replace(
         facts,
-        title=facts.title or path.name.removesuffix(".safetensors"),
-        kind="locon" if any(max(f.down.shape[2:], default=1) > 1 for f in layers) else facts.kind,
+        title=facts.title or path.name.removesuffix(_SUFFIX),
+        kind=_kind(adapter) or facts.kind,
         rank=rank if facts.rank is None else facts.rank,
         alpha=alpha if facts.alpha is None else facts.alpha,
         dtype=dtype,
     )
+
+
+def _kind(adapter: AdapterFile) -> str:
+    layers = adapter.layers.values()
+    if any(f.magnitude is not None for f in layers):
+        return "dora"
+    return "locon" if any(max(f.down.shape[2:], default=1) > 1 for f in layers) else ""

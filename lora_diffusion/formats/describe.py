@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from lora_diffusion.errors import printable
 from lora_diffusion.formats import hash as hashes
-from lora_diffusion.formats.dialect import Dialect, identify
-from lora_diffusion.formats.header import Header, read_header, refuse
-from lora_diffusion.formats.kohya_layout import (
-    LayerLayout,
-    check_header,
-    checked_alpha,
-    infer_arch,
-    lay_out,
-    missing_alpha_notes,
-    stem_table,
-)
+from lora_diffusion.formats.header import refuse
+from lora_diffusion.formats.layout import LayerLayout, check_header, checked_alpha
 from lora_diffusion.formats.raw import read_number, scan_finite
+from lora_diffusion.formats.reading import Opened, lay_out_opened, open_adapter
+from lora_diffusion.formats.spelling import ALPHA
 from lora_diffusion.formats.summary import Summary, summarise
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 
@@ -34,6 +28,7 @@ _PART_PREFIXES = (
     ("unet.", UNET),
     ("text_encoder.", TEXT_ENCODER),
     ("text_encoder_2.", TEXT_ENCODER_2),
+    ("lycoris_", UNET),
 )
 
 
@@ -42,7 +37,7 @@ class Description:
     """What was found out about one adapter file.
 
     Attributes:
-        format: dialect: `kohya`, `diffusers`, `peft`, `lycoris`.
+        format: dialect: `kohya`, `diffusers`, `peft`, `lycoris`, `legacy`.
         arch: `sd15`, `sd21`, `sdxl`, or None where nothing tells.
         kind: `lora`, `locon`, `dora`, `loha`, …
         rank, alpha: the most common ones; None where the dialect isn't read yet.
@@ -72,94 +67,119 @@ class Description:
 
 
 def describe(path: str | Path) -> Description:
-    """Read header, every number and the hashes of `path`, in bounded memory.
+    """Read headers, every number and the hashes of `path`, in bounded memory.
 
-    A file that `load_adapter` reads is described in full. An adapter in a dialect or of a kind
-    that isn't read yet is described as far as names go, with a problem saying so.
+    What `load_adapter` reads is described in full. An adapter of a kind that isn't read is
+    described as far as names go, with a problem saying so.
+
+    Args:
+        path: a file, or a folder as `load_adapter` takes it; its hashes are its first file's.
 
     Raises:
         AdapterFileError: broken, hostile, or not an adapter.
     """
-    header = read_header(path)
-    dialect = identify(header.tensors.keys())
-    unread = dialect.not_read_because()
-    if unread and not dialect.is_adapter:
-        refuse(header.path, *unread)
-    check_header(header)
+    opened = open_adapter(path)
+    unread = opened.dialect.not_read_because()
+    if unread and not opened.dialect.is_adapter:
+        refuse(opened.path, *unread)
+    for piece in opened.pieces:
+        check_header(piece.header)
     try:
-        scan_finite(header)
-        digests = hashes.file_hashes(header.path)
+        for piece in opened.pieces:
+            scan_finite(piece.header)
+        digests = hashes.file_hashes(opened.pieces[0].header.path)
         if unread:
-            return _outline(header, dialect, digests, unread[0])
-        return _in_full(header, dialect, digests)
+            return _outline(opened, digests, unread[0])
+        return _in_full(opened, digests)
     except OSError as error:
-        refuse(header.path, f"it cannot be read ({printable(error)})")
+        refuse(opened.path, f"it cannot be read ({printable(error)})")
 
 
-def _in_full(header: Header, dialect: Dialect, digests: hashes.FileHashes) -> Description:
-    layers = lay_out(header.path, header.shapes(), stem_table())
-    summary = summarise(header.metadata)
-    arch, assumed = infer_arch(layers, summary.arch)
-    ranks = Counter(layer.rank for layer in layers)
-    alphas = Counter(_alphas(header, layers))
-    is_locon = any(max(layer.weight_shape[2:], default=1) > 1 for layer in layers)
+def _in_full(opened: Opened, digests: hashes.FileHashes) -> Description:
+    laid = lay_out_opened(opened)
+    metadata = opened.metadata
+    ranks = Counter(layer.rank for layer in laid.layers)
+    alphas = Counter(_alphas(opened, laid.layers))
     return Description(
-        path=header.path,
-        format=dialect.format,
-        arch=arch,
-        kind="locon" if is_locon else "lora",
+        path=opened.path,
+        format=opened.dialect.format,
+        arch=laid.arch,
+        kind=_kind(laid.layers),
         rank=ranks.most_common(1)[0][0],
         alpha=alphas.most_common(1)[0][0],
         ranks=_by_size(ranks),
         alphas=_by_size(alphas),
-        modules=_by_size(Counter(layer.key.part for layer in layers)),
-        dtypes=_dtypes(header),
+        modules=_by_size(Counter(layer.key.part for layer in laid.layers)),
+        dtypes=_dtypes(opened),
         hashes=digests,
-        summary=summary,
-        metadata=header.metadata,
+        summary=summarise(metadata),
+        metadata=metadata,
         problems=(
-            *missing_alpha_notes(layers),
-            *([assumed] if assumed else []),
-            *_hash_problems(header.metadata, digests),
-            *_arch_problems(arch, summary),
+            *laid.notes,
+            *_part_problems(opened),
+            *_hash_problems(opened.pieces[0].header.metadata, digests),
         ),
     )
 
 
-def _outline(
-    header: Header, dialect: Dialect, digests: hashes.FileHashes, reason: str
-) -> Description:
+def _kind(layers: Sequence[LayerLayout]) -> str:
+    if any(layer.magnitude_axis for layer in layers):
+        return "dora"
+    has_kernels = any(max(layer.weight_shape[2:], default=1) > 1 for layer in layers)
+    return "locon" if has_kernels else "lora"
+
+
+def _outline(opened: Opened, digests: hashes.FileHashes, reason: str) -> Description:
     """What names alone tell about an adapter that cannot be read yet."""
-    summary = summarise(header.metadata)
-    named = {"sdxl": "sdxl"}.get(dialect.family)
+    metadata = opened.metadata
+    summary = summarise(metadata)
+    named = {"sdxl": "sdxl"}.get(opened.dialect.family)
     return Description(
-        path=header.path,
-        format=dialect.format,
+        path=opened.path,
+        format=opened.dialect.format,
         arch=named or summary.arch,
-        kind=dialect.kind,
+        kind=opened.dialect.kind,
         rank=None,
         alpha=None,
         ranks={},
         alphas={},
-        modules=_by_size(_modules_by_prefix(header.tensors)),
-        dtypes=_dtypes(header),
+        modules=_by_size(_modules_by_prefix(opened.shapes())),
+        dtypes=_dtypes(opened),
         hashes=digests,
         summary=summary,
-        metadata=header.metadata,
+        metadata=metadata,
         problems=(
             f"Not readable here: {reason}.",
-            *_hash_problems(header.metadata, digests),
+            *_hash_problems(opened.pieces[0].header.metadata, digests),
         ),
     )
 
 
-def _alphas(header: Header, layers: Iterable[LayerLayout]) -> list[float]:
+def _alphas(opened: Opened, layers: Iterable[LayerLayout]) -> list[float]:
+    places = {label: (header, name) for label, header, name in opened.located()}
     found = []
-    with header.path.open("rb") as file:
+    with ExitStack() as stack:
+        files = {
+            piece.header.path: stack.enter_context(piece.header.path.open("rb"))
+            for piece in opened.pieces
+        }
         for layer in layers:
-            stated = read_number(file, header, layer.alpha) if layer.has_alpha else layer.rank
-            found.append(checked_alpha(header.path, layer.stem, float(stated), layer.rank))
+            stated = layer.rank if layer.stated_alpha is None else layer.stated_alpha
+            if ALPHA in layer.tensors:
+                header, name = places[layer.tensors[ALPHA]]
+                stated = read_number(files[header.path], header, name)
+            found.append(checked_alpha(opened.path, layer.stem, float(stated), layer.rank))
     return found
+
+
+def _part_problems(opened: Opened) -> list[str]:
+    if len(opened.pieces) == 1:
+        return []
+    first = opened.pieces[0]
+    return [
+        f"It has {len(opened.pieces)} files; the hashes are those of "
+        f"{first.part}/{first.header.path.name}."
+    ]
 
 
 def _hash_problems(metadata: Mapping[str, str], digests: hashes.FileHashes) -> list[str]:
@@ -174,12 +194,6 @@ def _hash_problems(metadata: Mapping[str, str], digests: hashes.FileHashes) -> l
     return problems
 
 
-def _arch_problems(arch: str, summary: Summary) -> list[str]:
-    if summary.arch and summary.arch != arch:
-        return [f"The metadata says {summary.arch}, the shapes say {arch}."]
-    return []
-
-
 def _modules_by_prefix(names: Iterable[str]) -> Counter[str]:
     stems: dict[str, set[str]] = {}
     for name in names:
@@ -190,8 +204,10 @@ def _modules_by_prefix(names: Iterable[str]) -> Counter[str]:
     return Counter({part: len(found) for part, found in stems.items()})
 
 
-def _dtypes(header: Header) -> dict[str, int]:
-    return _by_size(Counter(entry.dtype for entry in header.tensors.values()))
+def _dtypes(opened: Opened) -> dict[str, int]:
+    return _by_size(
+        Counter(e.dtype for piece in opened.pieces for e in piece.header.tensors.values())
+    )
 
 
 def _by_size(counts: Counter[_K]) -> dict[_K, int]:

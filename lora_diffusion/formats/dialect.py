@@ -7,12 +7,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["kohya", "diffusers", "peft", "lycoris", "checkpoint", "embedding", "unknown"]
+Format = Literal[
+    "kohya", "diffusers", "peft", "lycoris", "legacy", "checkpoint", "embedding", "unknown"
+]
 
 # First match wins. Each pattern is searched in every name.
 _FORMATS: tuple[tuple[Format, re.Pattern[str]], ...] = (
     ("kohya", re.compile(r"lora_(unet|te|te1|te2|te3)_[^.]*\..+")),
     ("lycoris", re.compile(r"lycoris_[^.]*\..+")),
+    ("legacy", re.compile(r"(unet|text_encoder):\d+:(up|down)")),
     ("peft", re.compile(r"base_model\.model\..*lora_.*")),
     (
         "diffusers",
@@ -33,7 +36,11 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("glora", re.compile(r"\.[ab][12]\.weight$")),
     ("ia3", re.compile(r"\.on_input$")),
     ("dora", re.compile(r"\.(dora_scale|lora_magnitude_vector)")),
-    ("lora", re.compile(r"lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up|lora_linear")),
+    (
+        "lora",
+        re.compile(r"lora_down|lora_up|lora_A|lora_B|lora\.down|lora\.up|lora_linear"),
+    ),
+    ("lora", re.compile(r":(up|down)$")),
     ("full", re.compile(r"\.(diff|diff_b)$")),
 )
 
@@ -49,14 +56,14 @@ KIND_NAMES = {
     "unknown": "unknown kind",
 }
 
-_FORMAT_NAMES: dict[Format, str] = {
-    "diffusers": "a diffusers LoRA",
-    "peft": "a PEFT adapter",
-    "lycoris": "an adapter with SimpleTuner's 'lycoris_' names",
-}
+_READ_KINDS = ("lora", "dora")
 
-_SDXL_HINT = re.compile(r"lora_te[12]_|lora_unet_(input|middle|output)_blocks?_|add_embedding")
-_OTHER_HINT = re.compile(r"lora_te3_|lora_unet_(double|single|joint)_|lora_transformer_")
+_SDXL_HINT = re.compile(
+    r"lora_te[12]_|lora_unet_(input|middle|output)_blocks?_|add_embedding|text_encoder_2\."
+)
+_OTHER_HINT = re.compile(
+    r"lora_te3_|lora_unet_(double|single|joint)_|lora_transformer_|transformer\.|diffusion_model\."
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Dialect:
     Attributes:
         format: whose spelling it is.
         kind: `lora`, `dora`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `full` or `unknown`.
-        family: `sd` (1.x and 2.x share names), `sdxl`, or `other`.
+        family: `sdxl` or `other` where a name gives it away, else `sd`, which may be any of them.
     """
 
     format: Format
@@ -88,21 +95,15 @@ class Dialect:
             return "it is a textual-inversion embedding, not a LoRA", "Give a LoRA file."
         if self.format == "unknown":
             return "none of its tensors belongs to a known kind of adapter", "Give a LoRA file."
-        if self.format != "kohya":
+        if self.family == "other":
             return (
-                f"it is {_FORMAT_NAMES[self.format]}, and only kohya-style LoRA is read so far",
-                "Convert it to kohya's format first.",
+                "it is made for a model other than Stable Diffusion",
+                "Use a LoRA made for SD 1.x, SD 2.x or SDXL.",
             )
-        if self.kind != "lora":
+        if self.kind not in _READ_KINDS:
             return (
-                f"it is {KIND_NAMES[self.kind]}, and only LoRA and LoCon are read so far",
+                f"it is {KIND_NAMES[self.kind]}, and only LoRA, LoCon and DoRA are read so far",
                 "Extract a LoRA from it with the tool that made it.",
-            )
-        if self.family != "sd":
-            made_for = "SDXL" if self.family == "sdxl" else "a model other than Stable Diffusion"
-            return (
-                f"it is made for {made_for}, and only adapters for SD 1.x and 2.x are read so far",
-                "Use a LoRA made for your base.",
             )
         return None
 

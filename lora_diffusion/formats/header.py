@@ -46,7 +46,8 @@ ITEM_BYTES: Mapping[str, int] = {
     "F64": 8,
 }
 
-_NAME = re.compile(r"[A-Za-z0-9_.:/*+\-]{1,400}")
+# `<s1>` is how an early trainer named the embeddings in its files.
+_NAME = re.compile(r"[A-Za-z0-9_.:/*+\-]{1,400}|<[A-Za-z0-9_\-]{1,64}>")
 _ENTRY_FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_INTEGER_DIGITS = 18
 

@@ -1,8 +1,8 @@
 """The layers that a base model may have, by canonical path. No torch.
 
-A grammar, not one model's list: every `UNet2DConditionModel` of the Stable Diffusion 1 and 2 class
-and every CLIP text encoder, whatever its depth, is covered, so small models of the same class are
-read by the same table. Whether a given base really has a layer is a question for that base.
+A grammar, not one model's list: every `UNet2DConditionModel` of the Stable Diffusion 1, 2 and XL
+class and every CLIP text encoder, whatever its depth, is covered, so small models of the same class
+are read by the same table. Whether a given base really has a layer is a question for that base.
 
 Flattening a path (dots to underscores) loses information, so a reader must look flattened names up
 here instead of guessing; `by_flat_name` can promise that because no two paths flatten alike.
@@ -42,6 +42,7 @@ def unet_paths() -> Iterator[str]:
     """Every path that can be adapted in a UNet, in model order."""
     yield "conv_in"
     yield from ("time_embedding.linear_1", "time_embedding.linear_2")
+    yield from ("add_embedding.linear_1", "add_embedding.linear_2")  # SDXL: size and crop
     for block in range(MAX_BLOCKS):
         yield from _block_paths(f"down_blocks.{block}")
         yield f"down_blocks.{block}.downsamplers.0.conv"
@@ -58,6 +59,12 @@ def clip_paths() -> Iterator[str]:
         yield f"text_model.encoder.layers.{layer}.{leaf}"
 
 
+def projected_clip_paths() -> Iterator[str]:
+    """`clip_paths`, and the projection that SDXL's second text encoder has."""
+    yield from clip_paths()
+    yield "text_projection"
+
+
 def flatten(path: str) -> str:
     """A canonical path as kohya-style keys spell it."""
     return path.replace(".", "_")
@@ -70,14 +77,25 @@ def by_flat_name(part: str) -> Mapping[str, LayerKey]:
     Raises:
         KeyError: `part` is none of `keys.PARTS`.
     """
-    grammars = {UNET: unet_paths, TEXT_ENCODER: clip_paths, TEXT_ENCODER_2: clip_paths}
-    assert set(grammars) == set(PARTS)
+    assert set(_GRAMMARS) == set(PARTS)
     table: dict[str, LayerKey] = {}
-    for path in grammars[part]():
+    for path in _GRAMMARS[part]():
         name = flatten(path)
         assert name not in table, f"{path} flattens like {table[name].path}"
         table[name] = LayerKey(part, path)
     return MappingProxyType(table)
+
+
+def is_layer(key: LayerKey) -> bool:
+    """Whether a base model may have such a layer."""
+    return key.part in PARTS and by_flat_name(key.part).get(flatten(key.path)) == key
+
+
+_GRAMMARS = {
+    UNET: unet_paths,
+    TEXT_ENCODER: clip_paths,
+    TEXT_ENCODER_2: projected_clip_paths,
+}
 
 
 def _block_paths(block: str) -> Iterator[str]:

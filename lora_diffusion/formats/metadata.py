@@ -40,7 +40,7 @@ class TrainingFacts:
         prediction: `epsilon` or `v_prediction`.
         base: name or id of the base model; a local path is cut to its last part.
         base_hash: sha256 of the base's weights file, 64 hex digits.
-        kind: `lora` or `locon`.
+        kind: `lora`, `locon` or `dora`.
         rank, alpha: of linear layers, where not overridden.
         network_args: further settings of the adapter (`conv_dim`, `targets`, …).
         seed, steps, epochs, batch_size, accumulate: of the run; batch per device.
@@ -121,12 +121,15 @@ _ARCHS: Mapping[tuple[str, str], _Arch] = MappingProxyType(
         ("sd21", "v_prediction"): _Arch(
             "sd_v2_v", "stable-diffusion-v2-768-v", _DIFFUSERS, 768, True
         ),
-        ("sdxl", "epsilon"): _Arch(
-            "sdxl_base_v1-0",
-            "stable-diffusion-xl-v1-base",
-            "https://github.com/Stability-AI/generative-models",
-            1024,
-        ),
+        **{
+            ("sdxl", prediction): _Arch(
+                "sdxl_base_v1-0",
+                "stable-diffusion-xl-v1-base",
+                "https://github.com/Stability-AI/generative-models",
+                1024,
+            )
+            for prediction in ("epsilon", "v_prediction")
+        },
     }
 )
 

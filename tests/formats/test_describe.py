@@ -59,10 +59,10 @@ def test_problems_are_told(tmp_path: Path, adapter: AdapterFile) -> None:
             del tensors[name]
 
     resaved(path, drop_alphas, sshs_model_hash=EMPTY_SHA256, ss_base_model_version="sd_v2")
-    alpha, empty, arch = describe(path).problems
+    alpha, arch, empty = describe(path).problems
     assert alpha.startswith("4 of 4 layers state no alpha")
     assert "empty buffer" in empty
-    assert arch == "The metadata says sd21, the shapes say sd15."
+    assert arch == "The metadata says sd21, the tensors say sd15."
     resaved(path, lambda tensors: None, sshs_model_hash="12" * 32)
     assert "not the hash of this file's tensors" in describe(path).problems[1]
 
@@ -100,16 +100,11 @@ def test_a_scan_finds_one_bad_number_in_a_long_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "format", "kind", "arch", "modules"),
     [
-        (
-            ["unet.a.to_q.lora_A.weight", "unet.a.to_q.lora_B.weight", "unet.b.lora_A.weight"],
-            "diffusers",
-            "lora",
-            None,
-            {"unet": 2},
-        ),
+        (["lycoris_a.lokr_w1", "lycoris_a.lokr_w2", "lycoris_b.lokr_w1"], "lycoris", "lokr", None,
+         {"unet": 2}),
         (["lora_unet_x.hada_w1_a", "lora_te_y.hada_w1_a"], "kohya", "loha", None,
          {"unet": 1, "text_encoder": 1}),
-        (["lora_te2_y.lora_up.weight", "lora_te2_y.alpha"], "kohya", "lora", "sdxl",
+        (["lora_te2_y.a1.weight", "lora_te2_y.alpha"], "kohya", "glora", "sdxl",
          {"text_encoder_2": 1}),
     ],
 )  # fmt: skip

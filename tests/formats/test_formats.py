@@ -123,10 +123,11 @@ def test_another_tools_metadata_is_only_filled_in(tmp_path: Path, adapter: Adapt
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"format": "diffusers"}, "isn't written"),
+        ({"format": "legacy"}, "isn't written"),
+        ({"embeddings": {"x": torch.ones(1)}, "format": "diffusers"}, "cannot hold embeddings"),
         ({"dtype": "int8"}, "isn't written"),
         ({"facts": TrainingFacts(arch="sd9")}, "unknown"),
-        ({"facts": TrainingFacts(arch="sdxl", prediction="v_prediction")}, "unknown"),
+        ({"facts": TrainingFacts(arch="sdxl", prediction="sample")}, "unknown"),
     ],
 )
 def test_save_refuses_unknown_settings(
@@ -143,20 +144,22 @@ def test_save_refuses_an_adapter_without_layers(tmp_path: Path) -> None:
 
 
 OTHERS = {
-    "diffusers": (["unet.down_blocks.0.attn.to_q.lora_A.weight"], "a diffusers LoRA"),
-    "old diffusers": (["unet.x.processor.to_q_lora.down.weight"], "a diffusers LoRA"),
-    "peft": (["base_model.model.x.to_q.lora_A.weight"], "a PEFT adapter"),
-    "lycoris": (["lycoris_unet_x.lokr_w1"], "lycoris_"),
+    "diffusers": (["unet.no.such.to_q.lora_A.weight"], "'unet.no.such.to_q.lora_A.weight' belong"),
+    "old diffusers": (
+        ["unet.x.processor.to_q_lora.down.weight"],
+        "'unet.x.proc.*belong to no",
+    ),
+    "peft": (["base_model.model.x.to_q.lora_A.weight"], "no adapter_config.json beside it"),
+    "lycoris": (["lycoris_no_such.lora_up.weight"], "'lycoris_no_such.lora_up.weight' belong to"),
+    "lycoris lokr": (["lycoris_unet_x.lokr_w1"], "LoKr"),
+    "legacy": (["unet:0:up", "unet:0:down"], "1 UNet layers"),
     "loha": (["lora_unet_x.hada_w1_a", "lora_unet_x.alpha"], "LoHa"),
     "lokr": (["lora_unet_x.lokr_w1", "lora_unet_x.lokr_w2"], "LoKr"),
-    "dora": (
-        ["lora_unet_x.lora_up.weight", "lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"],
-        "DoRA",
-    ),
     "oft": (["lora_unet_x.oft_blocks"], "OFT"),
     "glora": (["lora_unet_x.a1.weight", "lora_unet_x.b2.weight"], "GLoRA"),
-    "sdxl": (["lora_unet_input_blocks_4_1_proj_in.lora_down.weight"], "made for SDXL"),
-    "sdxl text": (["lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"], "SDXL"),
+    "sdxl, half a layer": (["lora_unet_input_blocks_4_1_proj_in.lora_down.weight"], "has no up"),
+    "control lora": (["lora_te2_x.lora_up.weight"], "belong to no layer of a Stable Diffusion"),
+    "flux diffusers": (["transformer.x.attn.to_q.lora_A.weight"], "other than Stable"),
     "flux": (["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"], "other than Stable"),
     "ldm checkpoint": (["model.diffusion_model.input_blocks.0.0.weight"], "a full checkpoint"),
     "diffusers unet": (["down_blocks.0.resnets.0.conv1.weight"], "a full checkpoint"),
@@ -165,14 +168,6 @@ OTHERS = {
     "embedding": (["emb_params"], "textual-inversion"),
     "embedding sdxl": (["clip_l", "clip_g"], "textual-inversion"),
     "unknown": (["something.else"], "none of its tensors"),
-    "bundled embedding": (
-        [
-            "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
-            "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight",
-            "bundle_emb.cat.string_to_param.*",
-        ],
-        "bundle_emb",
-    ),
 }
 
 

@@ -211,7 +211,7 @@ def test_file_names_lose_their_control_characters(tmp_path: Path) -> None:
 
 
 def test_the_torch_free_modules_stay_so() -> None:
-    modules = ("header", "hash", "metadata", "summary", "describe", "kohya_layout", "raw")
+    modules = ("header", "hash", "metadata", "summary", "describe", "layout", "raw", "reading")
     imports = ", ".join(f"lora_diffusion.formats.{module}" for module in modules)
     code = f"import {imports}, sys; print(json := 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

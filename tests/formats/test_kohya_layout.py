@@ -13,8 +13,10 @@ import pytest
 from lora_diffusion.errors import AdapterFileError
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.formats.describe import describe
-from lora_diffusion.formats.kohya_layout import MAX_LAYER_ELEMENTS, stem_of, stem_table
-from lora_diffusion.keys import LayerKey
+from lora_diffusion.formats.kohya_names import kohya_stem, stem_table
+from lora_diffusion.formats.layer_names import by_flat_name
+from lora_diffusion.formats.layout import MAX_LAYER_ELEMENTS
+from lora_diffusion.keys import PARTS, LayerKey
 
 Write = Callable[..., Path]
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -29,13 +31,18 @@ def layer(stem: str, inputs: int, outputs: int, rank: int = 1) -> dict[str, tupl
 
 
 def test_stems_and_keys_are_inverse() -> None:
-    table = stem_table()
-    assert len(table) > 2_000
-    for stem, key in table.items():
-        assert stem_of(key) == stem
-    assert stem_of(LayerKey("unet", "down.blocks.0")) is None
-    assert stem_of(LayerKey("vae", "x")) is None
-    assert stem_of(LayerKey("unet", KEY.path.replace("attn2.to", "attn2_to"))) is None
+    keys = [key for part in PARTS for key in by_flat_name(part).values()]
+    for arch in ("sd15", "sdxl"):
+        stems = {key: kohya_stem(key, arch) for key in keys}
+        spelled = {key: stem for key, stem in stems.items() if stem is not None}
+        assert len(set(spelled.values())) == len(spelled) > 2_000
+        assert all(stem_table()[stem] == key for key, stem in spelled.items())
+        assert {key for key in keys if key not in spelled} == {
+            key for key in keys if key.part == "text_encoder_2" and arch != "sdxl"
+        }
+        assert kohya_stem(LayerKey("unet", "down.blocks.0"), arch) is None
+        assert kohya_stem(LayerKey("vae", "x"), arch) is None
+        assert kohya_stem(LayerKey("unet", KEY.path.replace("attn2.to", "attn2_to")), arch) is None
 
 
 @pytest.mark.parametrize("with_base", [True, False])

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from lora_diffusion.formats.layer_names import by_flat_name, clip_paths, flatten, unet_paths
+from lora_diffusion.formats.layer_names import (
+    by_flat_name,
+    clip_paths,
+    flatten,
+    projected_clip_paths,
+    unet_paths,
+)
 from lora_diffusion.keys import PARTS, LayerKey, live_modules
 
 SD15_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -27,7 +33,8 @@ TINY_UNET = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_two_paths_flatten_alike(part: str) -> None:
-    paths = list(unet_paths() if part == "unet" else clip_paths())
+    grammars = {"unet": unet_paths, "text_encoder": clip_paths}
+    paths = list(grammars.get(part, projected_clip_paths)())
     assert len({flatten(path) for path in paths}) == len(paths) == len(by_flat_name(part))
     for path in paths:
         assert by_flat_name(part)[path.replace(".", "_")] == LayerKey(part, path)

@@ -1,9 +1,11 @@
-"""The kohya dialect by names and shapes alone: which tensors make which layer. No torch.
+"""Which tensors make which layer, by names and shapes alone. No torch.
 
-Key: `PREFIX_FLAT-PATH.LEAF`, with exactly one dot before the leaf. Leaves: `lora_down.weight`
-`[r, in]` (convolution `[r, in, kh, kw]`), `lora_up.weight` `[out, r]` (`[out, r, 1, 1]`), `alpha`
-(scalar). Everything that can be refused without reading a tensor is refused here, above all
-factors whose product would be enormous: under a megabyte of factors can stand for 80 GB of update.
+Everything that can be refused without reading a tensor is refused here, above all factors whose
+product would be enormous: under a megabyte of factors can stand for 80 GB of update.
+
+Shapes: down `[r, in]` (convolution `[r, in, kh, kw]`), up `[out, r]` (`[out, r, 1, 1]`), alpha one
+number. DoRA's magnitude: `[1, in]` or `[out, 1]` in kohya's and LyCORIS' files, by the axis that
+its norm keeps (convolutions with two more ones), `[out]` in PEFT's (convolutions `[1, out, 1, 1]`).
 """
 
 from __future__ import annotations
@@ -11,28 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
+from typing import Literal
 
-from lora_diffusion.errors import printable
 from lora_diffusion.formats.header import Header, refuse
-from lora_diffusion.formats.layer_names import by_flat_name, flatten
-from lora_diffusion.keys import TEXT_ENCODER, UNET, LayerKey
+from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, UP, Leaf, Spelling
+from lora_diffusion.keys import LayerKey
 
 Shape = tuple[int, ...]
-
-PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
-    {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_"}
-)
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
-_LEAVES = (DOWN, UP, ALPHA)
+Axis = Literal["in", "out"]
 
 MAX_LAYER_ELEMENTS = 1 << 27  # four times the largest layer of SDXL; 512 MiB in fp32
 MAX_ADAPTER_BYTES = 16 << 30
 MAX_SCALE = 1_000.0  # alpha / rank
-ALPHA_BYTES = 8
+_LEAF_WORDS: Mapping[Leaf, str] = {
+    DOWN: "down factor (lora_down or lora_A)",
+    UP: "up factor (lora_up or lora_B)",
+}
 
 
 @dataclass(frozen=True)
@@ -41,63 +38,35 @@ class LayerLayout:
 
     Attributes:
         key: which layer of the base it belongs to.
-        stem: the part of the tensor names before the dot.
-        has_alpha: whether the file states alpha (else it counts as the rank).
+        stem: the layer as the file spells it, for messages.
+        tensors: leaf -> tensor name.
         rank: r.
         weight_shape: shape of the base weight that the factors imply: `[out, in]` or
             `[out, in, kh, kw]`.
+        stated_alpha: alpha where a configuration tells it.
+        magnitude_axis: which axis of the weight DoRA's magnitude runs along; None for LoRA.
         base_shape: shape of the base weight where the base is known. Differs from `weight_shape`
             at most by trailing 1 x 1, as linear layers and 1 x 1 convolutions are the same thing.
     """
 
     key: LayerKey
     stem: str
-    has_alpha: bool
+    tensors: Mapping[Leaf, str]
     rank: int
     weight_shape: Shape
+    stated_alpha: float | None = None
+    magnitude_axis: Axis | None = None
     base_shape: Shape | None = None
 
     @property
-    def down(self) -> str:
-        return f"{self.stem}.{DOWN}"
-
-    @property
-    def up(self) -> str:
-        return f"{self.stem}.{UP}"
-
-    @property
-    def alpha(self) -> str:
-        return f"{self.stem}.{ALPHA}"
-
-
-@cache
-def stem_table() -> Mapping[str, LayerKey]:
-    """Stem -> layer, of every layer of SD 1.x and 2.x; shared and fixed.
-
-    Source of the prefixes: kohya-ss/sd-scripts, networks/lora.py.
-    """
-    return MappingProxyType(
-        {
-            prefix + name: key
-            for part, prefix in PREFIXES.items()
-            for name, key in by_flat_name(part).items()
-        }
-    )
-
-
-def stem_of(key: LayerKey) -> str | None:
-    """How kohya-style files for SD 1.x and 2.x spell `key`; None if they cannot."""
-    prefix = PREFIXES.get(key.part)
-    if prefix is None:
-        return None
-    stem = prefix + flatten(key.path)
-    return stem if stem_table().get(stem) == key else None
+    def states_alpha(self) -> bool:
+        return self.stated_alpha is not None or ALPHA in self.tensors
 
 
 def lay_out(
     source: str | Path,
     shapes: Mapping[str, Shape],
-    table: Mapping[str, LayerKey],
+    spelling: Spelling,
     base_shapes: Mapping[LayerKey, Shape] | None = None,
 ) -> tuple[LayerLayout, ...]:
     """Group tensors into layers; each tensor is accounted for or the file is refused.
@@ -105,36 +74,28 @@ def lay_out(
     Args:
         source: file name for messages.
         shapes: tensor name -> shape.
-        table: stem -> layer.
+        spelling: what the names mean.
         base_shapes: weight shape of each layer of the base, to refuse what does not fit it.
 
     Raises:
-        AdapterFileError: a tensor belongs to no known layer or leaf, a layer is incomplete, its
-            factors don't match each other or the base, or their product is absurdly large.
+        AdapterFileError: a layer is incomplete or told twice, its factors don't match each other
+            or the base, or their product is absurdly large.
     """
-    stems: dict[str, set[str]] = {}
-    for name in shapes:
-        stem, dot, leaf = name.partition(".")
-        if not dot or stem not in table:
+    grouped: dict[LayerKey, dict[Leaf, str]] = {}
+    for name, place in spelling.tensors.items():
+        leaves = grouped.setdefault(place.key, {})
+        if place.leaf in leaves:
             refuse(
                 source,
-                f"the tensor '{printable(name)}' belongs to no layer of a Stable Diffusion 1.x or "
-                "2.x model",
-                "It is made for another kind of model, or by an unknown tool.",
+                f"the tensors '{leaves[place.leaf]}' and '{name}' are the same part of one layer",
+                "It was put together wrongly; export it again with the tool that made it.",
             )
-        if leaf not in _LEAVES:
-            refuse(
-                source,
-                f"the tensor '{printable(name)}' is no part of a LoRA "
-                f"('{printable(leaf)}' isn't supported yet)",
-                "Only lora_down, lora_up and alpha are read so far.",
-            )
-        stems.setdefault(stem, set()).add(leaf)
-    if not stems:
-        refuse(source, "it holds no tensors", "Give a LoRA file.")
+        leaves[place.leaf] = name
+    if not grouped:
+        refuse(source, "it holds no tensors of a LoRA", "Give a LoRA file.")
     return tuple(
-        _layer(source, shapes, table[stem], stem, leaves, base_shapes)
-        for stem, leaves in stems.items()
+        _layer(source, shapes, key, leaves, spelling, base_shapes)
+        for key, leaves in grouped.items()
     )
 
 
@@ -147,7 +108,7 @@ def check_header(header: Header) -> None:
     if header.file_bytes > MAX_ADAPTER_BYTES:
         refuse(header.path, f"it has {header.file_bytes} bytes, more than any LoRA")
     for name, entry in header.tensors.items():
-        if not entry.dtype.startswith(("F", "BF")) and not name.endswith("." + ALPHA):
+        if not entry.dtype.startswith(("F", "BF")) and not name.endswith(".alpha"):
             refuse(
                 header.path,
                 f"tensor '{name}' holds {entry.dtype}, not floating-point numbers",
@@ -172,46 +133,25 @@ def checked_alpha(source: str | Path, stem: str, alpha: float, rank: int) -> flo
 
 def missing_alpha_notes(layers: tuple[LayerLayout, ...]) -> tuple[str, ...]:
     """A note for the reader if some layers do not state their alpha."""
-    missing = sum(not layer.has_alpha for layer in layers)
+    missing = sum(not layer.states_alpha for layer in layers)
     if not missing:
         return ()
     return (f"{missing} of {len(layers)} layers state no alpha; it counts as their rank there.",)
-
-
-def infer_arch(layers: tuple[LayerLayout, ...], stated: str | None) -> tuple[str, str | None]:
-    """The architecture the shapes show, else the `stated` one, else SD 1.5.
-
-    SD 1.x and 2.x share names. What tells them apart is the width of the text features that
-    cross-attention reads (768 or 1024), and the width of the text encoder itself.
-
-    Returns:
-        `sd15` or `sd21` (or what was stated), and a note where it had to be assumed.
-    """
-    by_width = {768: "sd15", 1024: "sd21"}
-    for layer in layers:
-        path = layer.key.path
-        reads_text = path.endswith(("attn2.to_k", "attn2.to_v"))
-        if reads_text or path.endswith(("self_attn.q_proj", "self_attn.k_proj", "mlp.fc1")):
-            arch = by_width.get(layer.weight_shape[1])
-            if arch:
-                return arch, None
-    if stated:
-        return stated, None
-    return "sd15", "Neither shapes nor metadata say which Stable Diffusion it is for; sd15 assumed."
 
 
 def _layer(
     source: str | Path,
     shapes: Mapping[str, Shape],
     key: LayerKey,
-    stem: str,
-    leaves: set[str],
+    leaves: Mapping[Leaf, str],
+    spelling: Spelling,
     base_shapes: Mapping[LayerKey, Shape] | None,
 ) -> LayerLayout:
-    for leaf in (DOWN, UP):
+    stem = spelling.tensors[next(iter(leaves.values()))].stem
+    for leaf, word in _LEAF_WORDS.items():
         if leaf not in leaves:
-            refuse(source, f"the layer '{stem}' has no {leaf}", "The file is incomplete.")
-    down, up = shapes[f"{stem}.{DOWN}"], shapes[f"{stem}.{UP}"]
+            refuse(source, f"the layer '{stem}' has no {word}", "The file is incomplete.")
+    down, up = shapes[leaves[DOWN]], shapes[leaves[UP]]
     rank = down[0] if down else 0
     if len(down) not in (2, 4) or len(up) != len(down) or up[2:] != (1,) * (len(up) - 2):
         refuse(
@@ -219,9 +159,16 @@ def _layer(
         )
     if up[1] != rank:
         refuse(source, f"the factors of '{stem}' disagree about the rank: {rank} and {up[1]}")
-    if ALPHA in leaves and math.prod(shapes[f"{stem}.{ALPHA}"]) != 1:
+    if 0 in (*down, *up):
+        refuse(source, f"the factors of '{stem}' are empty")
+    if ALPHA in leaves and math.prod(shapes[leaves[ALPHA]]) != 1:
         refuse(source, f"the alpha of '{stem}' is not one number")
     weight_shape = (up[0], *down[1:])
+    axis = None
+    if MAGNITUDE in leaves:
+        axis = _magnitude_axis(
+            source, stem, shapes[leaves[MAGNITUDE]], weight_shape, spelling.peft_magnitudes
+        )
     base_shape = None
     if base_shapes is not None:
         base_shape = _fitting(source, key, weight_shape, base_shapes)
@@ -233,7 +180,30 @@ def _layer(
             "Stable Diffusion model",
             "It is broken or made to exhaust memory.",
         )
-    return LayerLayout(key, stem, ALPHA in leaves, rank, weight_shape, base_shape)
+    return LayerLayout(
+        key, stem, leaves, rank, weight_shape, spelling.alphas.get(key), axis, base_shape
+    )
+
+
+def _magnitude_axis(
+    source: str | Path, stem: str, shape: Shape, weight_shape: Shape, is_peft: bool
+) -> Axis:
+    """Which axis a magnitude of this shape runs along; see the head of this file."""
+    outputs, inputs, *kernel = weight_shape
+    ones = (1,) * len(kernel)
+    if is_peft:
+        fits = {"out": shape == ((1, outputs, *ones) if kernel else (outputs,))}
+    else:
+        fits = {"in": shape == (1, inputs, *ones), "out": shape == (outputs, 1, *ones)}
+    axes: list[Axis] = [axis for axis in ("in", "out") if fits.get(axis)]
+    if len(axes) != 1:
+        what = "neither axis" if not axes else "either axis"
+        refuse(
+            source,
+            f"the DoRA magnitude of '{stem}' has the shape {list(shape)}, which fits {what} of a "
+            f"weight of shape {list(weight_shape)}",
+        )
+    return axes[0]
 
 
 def _fitting(
