@@ -38,6 +38,8 @@ class LoRA(nn.Module):
     Parameters (fp32): `down` (A) `[r, in, *kernel]`, `up` (B) `[out, r, *1]`. B starts at zero.
     """
 
+    axis: MagnitudeAxis | None = None  # whose channels have a magnitude: DoRA only
+
     def __init__(self, base: nn.Module, key: LayerKey, rank: int, alpha: float) -> None:
         super().__init__()
         weight = weight_of(base)

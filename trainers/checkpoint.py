@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file holds all that a run needs to go on, bit for bit.
 
-Tensors: `adapter/KEY/down|up` (fp32) and `optim/KEY/down|up/exp_avg|exp_avg_sq|step`. The
-header's metadata holds the step, the spec, the dataset's fingerprint and the gradient scaler.
+Tensors: `adapter/KEY/down|up|magnitude` (fp32; magnitude for DoRA) and
+`optim/KEY/down|up|magnitude/exp_avg|exp_avg_sq|step`. The header's metadata holds the step, the
+spec, the dataset's fingerprint and the gradient scaler.
 Randomness needs no state: every draw is a function of (seed, place).
 """
 
@@ -163,8 +164,8 @@ def restore(
 
 def _named(handle: AdapterHandle) -> Iterator[tuple[str, nn.Parameter]]:
     for key, adapter in handle.adapters():
-        yield f"{key}/down", adapter.down
-        yield f"{key}/up", adapter.up
+        for name, parameter in adapter.named_parameters():
+            yield f"{key}/{name}", parameter
 
 
 def _stored(value: Tensor) -> Tensor:

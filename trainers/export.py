@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from lora_diffusion.formats.metadata import public_name, thumbnail_data_url
 from lora_diffusion.inject import AdapterHandle
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
-from trainers.spec import JobSpec
+from trainers.spec import AdapterSpec, JobSpec
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ class Exporter:
             handle.to_file(self.base.arch),
             path,
             dtype=self.spec.save.dtype,
-            facts=self._facts(path, step, now, cover),
+            facts=self._facts(handle, path, step, now, cover),
         )
 
-    def _facts(self, path: Path, step: int, now: float, cover: Path | None) -> TrainingFacts:
+    def _facts(
+        self, handle: AdapterHandle, path: Path, step: int, now: float, cover: Path | None
+    ) -> TrainingFacts:
         spec = self.spec
         folder = public_name(spec.data.folder)
         words = Counter(tag for p in self.pictures for tag in _tags(p.caption))
@@ -68,12 +71,10 @@ class Exporter:
             prediction=self.base.prediction,
             base=self.base.name,
             base_hash=self.base_hash,
+            kind=spec.adapter.kind,
             rank=spec.adapter.rank,
-            alpha=spec.adapter.alpha or float(spec.adapter.rank),
-            network_args={
-                "targets": spec.adapter.targets,
-                "text_targets": spec.adapter.text_targets,
-            },
+            alpha=_told_alpha(spec.adapter, spec.adapter.rank, spec.adapter.alpha),
+            network_args=network_args(spec, handle),
             seed=spec.schedule.seed,
             steps=step,
             epochs=int(step / self.steps_per_epoch),
@@ -103,6 +104,33 @@ class Exporter:
         )
 
 
+def network_args(spec: JobSpec, handle: AdapterHandle) -> dict[str, str]:
+    """What makes the adapter what it is, beyond rank and alpha, under the names in use for it.
+
+    `conv_dim`, `conv_alpha`: kohya-ss/sd-scripts, where there are convolutions above 1x1;
+    `loraplus_lr_ratio`: likewise; `dora_wd`, `wd_on_output`, `rs_lora`: LyCORIS.
+    """
+    adapter = spec.adapter
+    told = {"targets": adapter.targets, "text_targets": adapter.text_targets}
+    if any(max(each.down.shape[2:], default=1) > 1 for _, each in handle.adapters()):
+        rank = adapter.conv_rank or adapter.rank
+        alpha = adapter.conv_alpha or (adapter.alpha and adapter.alpha * rank / adapter.rank)
+        told |= {"conv_dim": str(rank), "conv_alpha": f"{_told_alpha(adapter, rank, alpha):g}"}
+    if adapter.kind == "dora":
+        told |= {"dora_wd": "True", "wd_on_output": str(adapter.dora_axis == "out")}
+    if adapter.kind == "rslora":
+        told["rs_lora"] = "True"
+    if spec.optim.lora_plus_ratio is not None:
+        told["loraplus_lr_ratio"] = f"{spec.optim.lora_plus_ratio:g}"
+    return told
+
+
+def _told_alpha(adapter: AdapterSpec, rank: int, alpha: float | None) -> float:
+    """Alpha as the file's layers have it, with rsLoRA's scaling folded in."""
+    alpha = float(rank) if alpha is None else alpha
+    return alpha * math.sqrt(rank) if adapter.kind == "rslora" else alpha
+
+
 def without_paths(spec: JobSpec) -> JobSpec:
     """The spec with local folders cut to their last name: it is shared with the file."""
     data = spec.data.model_copy(
@@ -117,7 +145,10 @@ def without_paths(spec: JobSpec) -> JobSpec:
             "tokenizer": spec.model.tokenizer and public_name(spec.model.tokenizer),
         }
     )
-    return spec.model_copy(update={"data": data, "model": model})
+    adapter = spec.adapter.model_copy(
+        update={"start_from": spec.adapter.start_from and public_name(spec.adapter.start_from)}
+    )
+    return spec.model_copy(update={"data": data, "model": model, "adapter": adapter})
 
 
 def base_weights_hash(location: Path) -> str:

@@ -104,6 +104,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
     base = setup.open_base(spec, placement, teller)
+    begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
     classes = setup.find_classes(base, spec, side_px, run_dir, teller)
     dataset = encode_dataset(
@@ -114,6 +115,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
 
     # The adapter, and what trains it
     handle = setup.put_adapter(base, spec)
+    if begin:
+        setup.start_from(handle, begin, spec.adapter)
     optimizer = make_optimizer(spec.optim, handle)
     if start.point:
         checkpoint.restore(start.point, handle, optimizer, accelerator.scaler)

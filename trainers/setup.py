@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_diffusion import bundled
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.dropout import Dropout
+from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
+from lora_diffusion.formats import load_adapter
 from lora_diffusion.inject import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import UNET
 from lora_diffusion.targets import NONE
@@ -21,7 +25,7 @@ from trainers.jobs import RunDir
 from trainers.preview import Previewer
 from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
-from trainers.spec import DataSpec, JobSpec
+from trainers.spec import AdapterSpec, DataSpec, JobSpec
 from trainers.teller import Teller
 
 
@@ -72,10 +76,14 @@ def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
     handle = inject(
         base.parts,
         AdapterConfig(
+            kind=adapter.kind,
+            dora_axis=adapter.dora_axis,
             targets=adapter.targets if spec.optim.lr_unet > 0 else NONE,
             text_targets=adapter.text_targets if spec.optim.lr_text > 0 else NONE,
             rank=adapter.rank,
             alpha=adapter.alpha,
+            conv_rank=adapter.conv_rank,
+            conv_alpha=adapter.conv_alpha,
             ranks=adapter.ranks,
             alphas=adapter.alphas,
             init=adapter.init,
@@ -86,6 +94,60 @@ def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
     if spec.model.gradient_checkpointing:
         _recompute_activations(base)
     return handle
+
+
+def read_start(base: DiffusionBase, adapter: AdapterSpec) -> AdapterFile | None:
+    """The adapter that training begins with, `adapter.start_from`; None where none is named.
+
+    Raises:
+        InputError: it can't be read, or does not fit the base.
+    """
+    if adapter.start_from is None:
+        return None
+    try:
+        return load_adapter(adapter.start_from, base.shapes())
+    except InputError as error:
+        raise InputError(f"adapter.start_from: {error}") from None
+
+
+def start_from(handle: AdapterHandle, file: AdapterFile, adapter: AdapterSpec) -> None:
+    """Put the numbers of `file` into a fresh adapter; layers that it lacks stay fresh.
+
+    The run's alpha holds: where the file's differs, B is scaled so that the update is the same.
+
+    Raises:
+        InputError: the file has another kind or rank, or layers that are not trained; nothing is
+            changed then.
+    """
+    name = f"adapter.start_from: {printable(adapter.start_from)}"
+    live = dict(handle.adapters())
+    for key, factors in file.layers.items():
+        if key not in live:
+            raise InputError(
+                f"{name} has the layer {key}, which this run does not train. Set adapter.targets, "
+                "adapter.text_targets, optim.lr_unet and optim.lr_text so that it does."
+            )
+        own = live[key]
+        if factors.magnitude_axis != own.axis:
+            is_kind = (
+                f"dora and adapter.dora_axis to {factors.magnitude_axis}"
+                if factors.magnitude_axis
+                else "lora or rslora"
+            )
+            raise InputError(f"{name} is of another kind. Set adapter.kind to {is_kind}.")
+        if factors.rank != own.rank:
+            setting = (
+                "adapter.conv_rank" if max(own.down.shape[2:], default=1) > 1 else "adapter.rank"
+            )
+            raise InputError(
+                f"{name} has the rank {factors.rank} in the layer {key}, and this run "
+                f"{own.rank}. Set {setting} to {factors.rank}, or give that layer its rank with "
+                "adapter.ranks."
+            )
+    for key, factors in file.layers.items():
+        own = live[key]
+        up = factors.up.float() * (factors.alpha / own.alpha)
+        own.set_factors(replace(factors, up=up, alpha=own.alpha))
 
 
 def cache_prompts(

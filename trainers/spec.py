@@ -108,9 +108,18 @@ class DataSpec(Section):
 
 
 class AdapterSpec(Section):
-    """What is trained: Hu et al., arXiv:2106.09685, h = W0 x + alpha/r B A x."""
+    """What is trained: Hu et al., arXiv:2106.09685, h = W0 x + alpha/r B A x, and its relatives."""
 
-    kind: Literal["lora"] = Field("lora", description="Kind of adapter.")
+    kind: Literal["lora", "dora", "rslora"] = Field(
+        "lora",
+        description="lora; rslora scales by alpha / sqrt(rank), for high ranks "
+        "(arXiv:2312.03732); dora also trains the norms of the weights (arXiv:2402.09353).",
+    )
+    dora_axis: Literal["in", "out"] = Field(
+        "in",
+        description="Kind dora: norms of input channels, which ComfyUI, Forge and InvokeAI apply "
+        "as trained, or of output channels, as PEFT and LyCORIS 3 train them.",
+    )
     targets: str = Field(
         "attn",
         description="UNet layers: attn, attn+ff, transformer (plus proj_in/out), all (plus "
@@ -123,6 +132,18 @@ class AdapterSpec(Section):
     alpha: float | None = Field(
         None, gt=0, description="Scale is alpha / rank; unset means alpha = rank."
     )
+    conv_rank: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_RANK,
+        description="Rank of 3x3 convolutions (kohya's conv_dim), which are in targets all; "
+        "unset takes rank.",
+    )
+    conv_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="Alpha of 3x3 convolutions (kohya's conv_alpha); unset keeps alpha : rank.",
+    )
     ranks: dict[str, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field(
         {}, description='Rank by layer pattern, for example {"*.attn2.*": 32}; last match wins.'
     )
@@ -132,6 +153,11 @@ class AdapterSpec(Section):
     init: Literal["kaiming", "gaussian"] = Field(
         "kaiming", description="How A starts (B starts at zero)."
     )
+    start_from: str | None = Field(
+        None,
+        description="Adapter file to begin with, of the same kind and ranks; layers that it lacks "
+        "begin fresh.",
+    )
     rank_dropout: float = Field(0.0, ge=0, lt=1, description="Share of ranks dropped at a step.")
     module_dropout: float = Field(
         0.0, ge=0, lt=1, description="Chance that a layer's whole update is dropped at a step."
@@ -139,6 +165,14 @@ class AdapterSpec(Section):
     neuron_dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of the values between A and B dropped at a step."
     )
+
+    @model_validator(mode="after")
+    def _axis_needs_dora(self) -> AdapterSpec:
+        if self.dora_axis != "in" and self.kind != "dora":
+            raise ValueError(
+                "adapter.dora_axis is for adapter.kind dora only: set that, or unset this"
+            )
+        return self
 
 
 class ObjectiveSpec(Section):
@@ -166,6 +200,18 @@ class OptimSpec(Section):
     lr_unet: float = Field(1e-4, ge=0, le=1, description="Learning rate of the UNet adapter.")
     lr_text: float = Field(
         5e-5, ge=0, le=1, description="Learning rate of the text-encoder adapter; 0 trains none."
+    )
+    lora_plus_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="LoRA+ (arXiv:2402.12354): the learning rate of B is that of A times this; "
+        "the paper's is 16, unset is 1.",
+    )
+    lr_patterns: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        {},
+        description="Factor on the learning rate by layer pattern, for example "
+        '{"*.mid_block.*": 0.5}; last match wins, 0 trains none.',
     )
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
         "cosine", description="How the learning rate falls after warm-up."

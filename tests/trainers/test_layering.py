@@ -13,8 +13,22 @@ from trainers.spec import JobSpec
 
 FULL = {
     "data": {"folder": "a b/ü", "trigger": 'say "hi"', "class_prompts": ["x, y", "z"]},
-    "adapter": {"rank": 7, "ranks": {"*.attn2.*": 3}, "alphas": {"unet.*": 1.5}},
-    "optim": {"lr_unet": 3e-3, "clip_norm": 0.5},
+    "adapter": {
+        "kind": "dora",
+        "dora_axis": "out",
+        "rank": 7,
+        "conv_rank": 3,
+        "conv_alpha": 1.5,
+        "ranks": {"*.attn2.*": 3},
+        "alphas": {"unet.*": 1.5},
+        "start_from": "a b/ö.safetensors",
+    },
+    "optim": {
+        "lr_unet": 3e-3,
+        "clip_norm": 0.5,
+        "lora_plus_ratio": 16.0,
+        "lr_patterns": {"*.mid_block.*": 0.5, "text_encoder.*": 0.0},
+    },
     "schedule": {"epochs": 4},
     "preview": {"enabled": False},
     "save": {"name": "my file"},
@@ -29,6 +43,9 @@ def test_later_layers_win_field_by_field():
 def test_a_changed_kind_starts_its_section_afresh():
     below = {"adapter": {"kind": "other", "rank": 4, "leftover": 1}}
     assert build_spec([below, {"adapter": {"kind": "lora"}}]).adapter.rank == 16
+    dora = {"adapter": {"kind": "dora", "dora_axis": "out", "rank": 4}}
+    changed = build_spec([dora, {"adapter": {"kind": "rslora"}}]).adapter
+    assert (changed.kind, changed.dora_axis, changed.rank) == ("rslora", "in", 16)
 
 
 def test_epochs_replace_the_steps_of_a_preset():
@@ -58,6 +75,9 @@ def test_toml_and_options_give_the_same_spec_back():
         ({"optim": {"lr": 1}}, ["optim.lr", "not a setting", "optim.lr_unet"]),
         ({"rank": 4}, ["rank", "adapter.rank"]),
         ({"adapter": {"rank": 0}}, ["adapter.rank", "0", "greater than or equal to 1"]),
+        ({"adapter": {"kind": "loha"}}, ["adapter.kind", "loha", "rslora"]),
+        ({"adapter": {"dora_axis": "out"}}, ["adapter.dora_axis", "adapter.kind"]),
+        ({"optim": {"lr_patterns": {"*": -1}}}, ["optim.lr_patterns"]),
         ({"save": {"name": "../x"}}, ["save.name", "plain file name"]),
         ({"data": {"class_pictures": 3}}, ["data.class_prompts"]),
         ({"model": {"precision": "fp8"}}, ["model.precision", "fp8", "bf16"]),
