@@ -155,8 +155,8 @@ def peft_path(key: LayerKey) -> str:
 def fold_alpha(key: LayerKey, factors: Factors) -> Factors:
     """Factors with alpha = rank and the same delta; `factors` itself if they have it already.
 
-    The scale is shared out so that neither factor gets small enough to lose digits in fp16; the
-    share of `down` is a power of two, so that only `up` is rounded.
+    The scale is shared out so that both factors come out about equally large, as small ones lose
+    digits in fp16; the share of `down` is a power of two, so that only `up` is rounded.
 
     Raises:
         InputError: alpha is not a number above 0.
@@ -166,10 +166,13 @@ def fold_alpha(key: LayerKey, factors: Factors) -> Factors:
     scale = factors.alpha / factors.rank
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"The alpha of layer '{key}' is {factors.alpha:g}, not above 0.")
-    share = 2.0 ** round(math.log2(scale) / 2)
+    down, up = _wide(factors.down), _wide(factors.up)
+    sizes = [float(t.square().mean().sqrt()) for t in (down, up)]
+    ratio = sizes[1] / sizes[0] if min(sizes) > 0 and math.isfinite(max(sizes)) else 1.0
+    share = 2.0 ** round(math.log2(scale * ratio) / 2)
     return Factors(
-        down=_wide(factors.down) * share,
-        up=_wide(factors.up) * (scale / share),
+        down=down * share,
+        up=up * (scale / share),
         alpha=float(factors.rank),
         magnitude=factors.magnitude,
         magnitude_axis=factors.magnitude_axis,

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lora_diffusion.errors import printable
 from lora_diffusion.formats.header import refuse
 
 DEFAULT_ALPHA = 8
-MAX_PATTERNS = 2_000
+MAX_PATTERNS = 5_000
+MAX_EXPRESSIONS = 200
 
 # A pattern is a regular expression. Those without repetition other than one `.*` are bounded in
 # time; a file could hold anything else.
 _SAFE_PATTERN = re.compile(r"\^?[A-Za-z0-9_.\\|()-]*(\.[*+])?[A-Za-z0-9_.\\|()-]*\$?")
-_PLAIN = re.compile(r"\^?[A-Za-z0-9_.]+\$?")
+_PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 # These train factors against a base from which something was taken at the start.
 _MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MORE_THAN_LORA = ("modules_to_save", "trainable_token_indices", "use_qalora", "kasa_config")
@@ -46,25 +47,41 @@ def layer_alphas(
     check_config(source, config)
     default = _number(source, "lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA))
     patterns = _patterns(source, config.get("alpha_pattern"))
-    exact = {
-        name.removeprefix("^").removesuffix("$"): alpha
-        for name, alpha in patterns.items()
-        if _PLAIN.fullmatch(name)
-    }
-    # PEFT takes the first pattern that fits; full paths, which all tools write, fit one layer only.
-    compiled = [
-        (_compiled(source, name), alpha)
-        for name, alpha in patterns.items()
-        if name.removeprefix("^").removesuffix("$") not in ranks
-    ]
     is_rank_stabilised = config.get("use_rslora") is True
     alphas = {}
-    for path, rank in ranks.items():
-        alpha = exact.get(path)
-        if alpha is None:
-            alpha = next((a for pattern, a in compiled if pattern.match(path)), default)
-        alphas[path] = alpha * math.sqrt(rank) if is_rank_stabilised else alpha
+    for path, alpha in _first_fits(source, patterns, ranks).items():
+        chosen = default if alpha is None else alpha
+        alphas[path] = chosen * math.sqrt(ranks[path]) if is_rank_stabilised else chosen
     return alphas
+
+
+def _first_fits(
+    source: str | Path, patterns: Mapping[str, float], paths: Iterable[str]
+) -> dict[str, float | None]:
+    """For each path the value of the first pattern that fits its end, from a dot on, as PEFT does.
+
+    Full names, of which a file may hold a thousand, are looked up instead of matched.
+    """
+    names: dict[str, tuple[int, float]] = {}
+    whole: dict[str, tuple[int, float]] = {}
+    expressions: list[tuple[int, float, re.Pattern[str]]] = []
+    for order, (pattern, value) in enumerate(patterns.items()):
+        name = pattern.removeprefix("^").removesuffix("$")
+        if _PLAIN.fullmatch(name):
+            (names if name == pattern.removesuffix("$") else whole).setdefault(name, (order, value))
+        else:
+            expressions.append((order, value, _compiled(source, pattern)))
+    if len(expressions) > MAX_EXPRESSIONS:
+        refuse(source, f"its alpha_pattern has more than {MAX_EXPRESSIONS} expressions")
+    found: dict[str, float | None] = {}
+    for path in paths:
+        segments = path.split(".")
+        ends = (".".join(segments[i:]) for i in range(len(segments)))
+        fits = [names[end] for end in ends if end in names]
+        fits += [whole[path]] if path in whole else []
+        fits += [(order, value) for order, value, expr in expressions if expr.match(path)]
+        found[path] = min(fits)[1] if fits else None
+    return found
 
 
 def check_config(source: str | Path, config: Mapping[str, object]) -> None:
@@ -110,7 +127,6 @@ def _number(source: str | Path, field: str, value: object) -> float:
 def _compiled(source: str | Path, pattern: str) -> re.Pattern[str]:
     if len(pattern) <= 200 and _SAFE_PATTERN.fullmatch(pattern):
         try:
-            # PEFT's rule: the pattern fits the end of the path, from a dot on.
             return re.compile(rf"(.*\.)?({pattern})$")
         except re.error:
             pass
