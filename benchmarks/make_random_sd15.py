@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lora_diffusion.families import layout, single_file, tokenizer
-from lora_diffusion.families.detect import MODEL_INDEX, read_json
+from lora_diffusion.families import layout, ldm_configs, tokenizer
+from lora_diffusion.families.detect import MODEL_INDEX
 
 DTYPES = {"fp16": (torch.float16, "F16"), "bf16": (torch.bfloat16, "BF16"), "fp32": (None, "F32")}
 ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
@@ -47,12 +47,12 @@ class Parameter:
     shape: tuple[int, ...]
 
 
-def parameters(configs: Path = single_file.CONFIGS) -> list[Parameter]:
-    """Every parameter of the model that `configs` describes, under diffusers' names."""
+def parameters(arch: str = "sd15") -> list[Parameter]:
+    """Every parameter of a model of that architecture, under diffusers' names."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = {part: read_json(configs / part / "config.json") for part in layout.STEMS}
+    config = {part: ldm_configs.shipped(arch, part) for part in layout.STEMS}
     with torch.device("meta"):
         models = {
             "unet": UNet2DConditionModel.from_config(config["unet"]),
@@ -110,10 +110,10 @@ def write_folder(out: Path, dtype: str = "fp16", seed: int = 0) -> Path:
     for part, stem in layout.STEMS.items():
         weights = out / part / f"{stem}.safetensors"
         write_weights(weights, (p for p in listed if p.part == part), dtype, seed)
-        shutil.copy(single_file.CONFIGS / part / "config.json", out / part / "config.json")
+        shutil.copy(ldm_configs.folder("sd15") / part / "config.json", out / part / "config.json")
     scheduler = out / layout.SCHEDULER_CONFIG
     scheduler.parent.mkdir(exist_ok=True)
-    shutil.copy(single_file.CONFIGS / layout.SCHEDULER_CONFIG, scheduler)
+    shutil.copy(ldm_configs.folder("sd15") / layout.SCHEDULER_CONFIG, scheduler)
     index: Mapping[str, object] = {"_class_name": "StableDiffusionPipeline"} | CLASSES
     (out / MODEL_INDEX).write_text(json.dumps(index, indent=2))
     published = tokenizer.find_bpe_file()

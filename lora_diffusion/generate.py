@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.families.base import Conditioning, DiffusionBase
+from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.families.schedulers import make_sampler
 from lora_diffusion.files import replace_atomically
 
@@ -160,6 +160,8 @@ def _sample(
     conditioning = (
         Conditioning.cat([encoded.negative, encoded.positive]) if guided else encoded.positive
     ).to(base.device)
+    size = PictureSize.whole(first.height_px, first.width_px)
+    conditioning = base.with_sizes(conditioning, [size] * len(conditioning.context))
     for index, time in enumerate(sampler.timesteps):
         scaled = sampler.scale_model_input(latents, time)
         model_input = torch.cat([scaled, scaled]) if guided else scaled

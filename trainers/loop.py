@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.families.base import Conditioning, DiffusionBase
+from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.inject import AdapterHandle
 from lora_diffusion.randomness import normal, uniform
 from trainers.data.dataset import Dataset
@@ -38,6 +38,7 @@ class Batch:
         noise: of the same shape.
         timesteps: `[b]`.
         captions: one each.
+        sizes: of the pictures before cropping, one each.
         is_class: whether a picture is there for prior preservation, `[b]`.
     """
 
@@ -45,6 +46,7 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     captions: Sequence[str]
+    sizes: Sequence[PictureSize]
     is_class: Tensor
 
 
@@ -128,7 +130,7 @@ class Trainer:
         spec = self.spec
         size = spec.schedule.batch_size
         seed = spec.schedule.seed
-        latents, noises, timesteps, captions, kinds = [], [], [], [], []
+        latents, noises, timesteps, captions, sizes, kinds = [], [], [], [], [], []
         for place in range(micro * size, (micro + 1) * size):
             is_class, index = self.order.at(place)
             moments = self.dataset.latent(is_class, index)
@@ -140,6 +142,7 @@ class Trainer:
             timesteps.append(draw_timestep(seed, place, len(self.schedule)))
             dropped = uniform("caption dropout", seed, place) < spec.data.caption_dropout
             captions.append("" if dropped else self.dataset.picture(is_class, index).caption)
+            sizes.append(self.dataset.size(is_class, index))
             kinds.append(is_class)
         device = self.base.device
         return Batch(
@@ -147,6 +150,7 @@ class Trainer:
             noise=torch.stack(noises).to(device),
             timesteps=torch.tensor(timesteps, device=device),
             captions=captions,
+            sizes=sizes,
             is_class=torch.tensor(kinds, device=device),
         )
 
@@ -154,7 +158,8 @@ class Trainer:
         """The weighted loss of a batch, a scalar in fp32."""
         noisy = self.schedule.noised(batch.latents, batch.noise, batch.timesteps)
         target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
-        prediction = self.base.predict(noisy, batch.timesteps, self._prompts(batch.captions))
+        prompts = self.base.with_sizes(self._prompts(batch.captions), batch.sizes)
+        prediction = self.base.predict(noisy, batch.timesteps, prompts)
         weights = picture_weights(
             self.spec.objective,
             batch.is_class,

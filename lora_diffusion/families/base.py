@@ -2,7 +2,7 @@
 
 `DiffusionBase` is one loaded base: its models, and the few things in which families differ
 (encoding pictures and prompts, predicting, noising). The training loop and the sampler speak to
-this interface alone; SD2, SDXL and transformer families implement it.
+this interface alone. `StableDiffusion` (1.x, 2.x) and `StableDiffusionXL` implement it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,32 @@ from lora_diffusion.keys import UNET, LayerKey
 Prediction = Literal["epsilon", "v_prediction"]
 
 
+@dataclass(frozen=True)
+class PictureSize:
+    """Where a training picture or a drawing comes from, for families that are told (SDXL).
+
+    Source: Podell et al., "SDXL" (arXiv:2307.01952), section 2.2. Sides are (height, width), px.
+
+    Attributes:
+        original_px: size before scaling and cropping.
+        target_px: size of what the model sees.
+        crop_px: (top, left) of the crop, in the scaled picture.
+    """
+
+    original_px: tuple[int, int]
+    target_px: tuple[int, int]
+    crop_px: tuple[int, int] = (0, 0)
+
+    @staticmethod
+    def whole(height_px: int, width_px: int) -> PictureSize:
+        """A picture of that size, neither scaled nor cropped."""
+        return PictureSize((height_px, width_px), (height_px, width_px))
+
+    def ids(self) -> tuple[int, ...]:
+        """Original size, crop, target size: the six numbers in SDXL's order."""
+        return (*self.original_px, *self.crop_px, *self.target_px)
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """What prompts become.
@@ -27,7 +53,8 @@ class Conditioning:
     Attributes:
         context: token states for cross-attention, `[b, tokens, width]`.
         pooled: pooled text embedding, `[b, width]`, for families that use one.
-        size_ids: size and crop numbers, `[b, 6]`, for families that use them.
+        size_ids: size and crop numbers, `[b, 6]`, fp32, for families that use them. They are px
+            and stay fp32: half precision can't tell neighbouring sizes apart.
     """
 
     context: Tensor
@@ -35,7 +62,11 @@ class Conditioning:
     size_ids: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Conditioning:
-        return Conditioning(*(None if t is None else t.to(device, dtype) for t in self._all()))  # type: ignore[arg-type]
+        return Conditioning(
+            self.context.to(device, dtype),
+            None if self.pooled is None else self.pooled.to(device, dtype),
+            None if self.size_ids is None else self.size_ids.to(device),
+        )
 
     def detach(self) -> Conditioning:
         return Conditioning(*(None if t is None else t.detach() for t in self._all()))  # type: ignore[arg-type]
@@ -115,6 +146,13 @@ class DiffusionBase(ABC):
         Prompts over 75 tokens take several chunks of 75; all rows are padded to the longest, or
         to `chunks`.
         """
+
+    def with_sizes(self, conditioning: Conditioning, sizes: Sequence[PictureSize]) -> Conditioning:
+        """`conditioning` that also knows the size of each of its rows' pictures.
+
+        Families that are not told sizes return it as it is.
+        """
+        return conditioning
 
     @abstractmethod
     def prompt_chunks(self, prompt: str) -> int:

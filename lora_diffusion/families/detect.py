@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,11 @@ TITLES: Mapping[str, str] = {
     "sd3": "Stable Diffusion 3",
     "flux": "Flux",
     "edit": "an inpainting or editing model",
+    "unclip": "an unCLIP model (drawn from pictures)",
+    "edm": "a model with continuous noise levels (EDM), as Playground 2.5 and CosXL",
 }
+_SHORT_TITLES: Mapping[str, str] = {"sd15": "SD1.x", "sd21": "SD2.x", "sdxl": "SDXL"}
+_PREDICTIONS: Mapping[str, str] = {"epsilon": "epsilon", "v_prediction": "v-prediction"}
 
 MODEL_INDEX = "model_index.json"
 SD_CHANNELS = 4
@@ -42,13 +46,29 @@ SD1_TEXT_PREFIX = "cond_stage_model.transformer."
 EMA_PREFIX = "model_ema."
 _CONV_IN = UNET_PREFIX + "input_blocks.0.0.weight"
 
+# OpenCLIP's encoder in SD2.x's checkpoint.
+SD2_TEXT_PREFIX = "cond_stage_model.model."
 # The two text encoders of SDXL's checkpoint; the refiner has one, in the first place.
+SDXL_TEXT_PREFIX = "conditioner.embedders.0.transformer."
+SDXL_TEXT_2_PREFIX = "conditioner.embedders.1.model."
 _SDXL_TEXT = "conditioner.embedders.1."
 _REFINER_TEXT = "conditioner.embedders.0.model."
+_CLASS_EMBEDDING = UNET_PREFIX + "label_emb.0.0.weight"
+_EDM_MARKERS = ("edm_mean", "edm_vpred.sigma_max")
 
 _V_MARKER = "v_pred"
 _ZERO_SNR_MARKER = "ztsnr"
-_YAML_V = re.compile(r"""^\s*parameterization:\s*["']?v["']?\s*(#.*)?$""", re.MULTILINE)
+_ZERO_SNR_METADATA = "ss_zero_terminal_snr"
+_YAML = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)["']?\s*(?:#.*)?$""", re.MULTILINE)
+# What metadata and sidecars call the two predictions.
+_SPELLINGS: Mapping[str, str] = {
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "eps": "epsilon",
+    "epsilon": "epsilon",
+}
+# modelspec.architecture of the two kinds of SD2.x.
+_V_ARCHITECTURE, _EPSILON_ARCHITECTURE = "stable-diffusion-v2-768-v", "stable-diffusion-v2-512"
 
 # Files that are something else, told by a part of a tensor name: pattern, what, fix.
 _NO_BASE: tuple[tuple[str, str, str], ...] = (
@@ -78,18 +98,24 @@ class Found:
 
     Attributes:
         arch: a key of `TITLES`.
-        prediction: `epsilon`, `v_prediction` or whatever else the base says, unchecked.
+        prediction: `epsilon`, `v_prediction` or whatever else the base says, unchecked; empty
+            where it says nothing.
         zero_snr: the noise schedule was made to end without signal.
         title: its name for people, where `TITLES` has none.
     """
 
     arch: str
-    prediction: str = "epsilon"
+    prediction: str = ""
     zero_snr: bool = False
     title: str = ""
 
     def describe(self) -> str:
         return self.title or TITLES[self.arch]
+
+    def line(self, prediction: str) -> str:
+        """What the base is, for people: "SDXL, v-prediction, zero terminal SNR"."""
+        words = [_SHORT_TITLES.get(self.arch, self.describe()), _PREDICTIONS[prediction]]
+        return ", ".join([*words, "zero terminal SNR"] if self.zero_snr else words)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -122,33 +148,47 @@ def folder(path: Path) -> Found:
         InputError: a file that tells is missing or broken.
     """
     index = read_json(path / MODEL_INDEX)
+    found = _folder_arch(path, index)
+    scheduler = _read_if_there(path / "scheduler" / "scheduler_config.json") or {}
+    kind = str(scheduler.get("_class_name", ""))
+    if found.arch in _SHORT_TITLES and kind.startswith(("EDM", "FlowMatch")):
+        return Found("edm")
+    return replace(
+        found,
+        prediction=str(scheduler.get("prediction_type", "")),
+        zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+    )
+
+
+def _folder_arch(path: Path, index: Mapping[str, Any]) -> Found:
     pipeline = printable(index.get("_class_name", ""), 60)
     if _class(index, "transformer"):
         arch = _transformer_arch(pipeline)
         return Found(arch, title="" if arch in TITLES else _of_class(pipeline))
-    if _class(index, "text_encoder_2"):
-        return Found("sdxl" if _class(index, "text_encoder") else "sdxl_refiner")
     if _class(index, "unet") != "UNet2DConditionModel":
         return Found("other", title=_of_class(pipeline))
     unet = _read_if_there(path / "unet" / "config.json")
-    if unet is None:
-        return Found("sd15")  # by its parts; loading names the files that are not there
-    if unet.get("addition_embed_type") == "text_time":
-        return Found("sdxl")
-    if unet.get("in_channels") != SD_CHANNELS:
-        return Found("edit", title=_edit_title(unet.get("in_channels")))
-    if unet.get("use_linear_projection") or unet.get("cross_attention_dim") == SD2_CONTEXT:
+    channels = SD_CHANNELS if unet is None else unet.get("in_channels")
+    unet = unet or {}  # by its parts; loading names the files that are not there
+    if channels != SD_CHANNELS:
+        return Found("edit", title=_edit_title(channels))
+    encoders = {"text_encoder": "CLIPTextModel"}
+    if _class(index, "text_encoder_2"):
+        if not _class(index, "text_encoder"):
+            return Found("sdxl_refiner")
+        arch = "sdxl"
+        encoders["text_encoder_2"] = "CLIPTextModelWithProjection"
+    elif unet.get("addition_embed_type") == "text_time":
+        return Found("other", title=f"{_of_class(pipeline)} without SDXL's second text encoder")
+    elif unet.get("class_embed_type") is not None:
+        return Found("unclip")
+    elif unet.get("use_linear_projection") or unet.get("cross_attention_dim") == SD2_CONTEXT:
         arch = "sd21"
-    elif _class(index, "text_encoder") != "CLIPTextModel":
-        return Found("other", title=f"{_of_class(pipeline)} with another text encoder")
     else:
         arch = "sd15"
-    scheduler = _read_if_there(path / "scheduler" / "scheduler_config.json") or {}
-    return Found(
-        arch,
-        prediction=str(scheduler.get("prediction_type", "epsilon")),
-        zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
-    )
+    if any(_class(index, part) != kind for part, kind in encoders.items()):
+        return Found("other", title=f"{_of_class(pipeline)} with another text encoder")
+    return Found(arch)
 
 
 def checkpoint(header: Header) -> Found:
@@ -160,18 +200,24 @@ def checkpoint(header: Header) -> Found:
     shapes = header.shapes()
     _refuse_no_base(header.path, shapes)
     found = _checkpoint_arch(header.path, shapes)
-    metadata = header.metadata
-    says_v = (
-        _V_MARKER in shapes
-        or metadata.get("modelspec.prediction_type", "").lower() in ("v", "v_prediction")
-        or _yaml_says_v(header.path)
+    return replace(
+        found,
+        prediction="v_prediction" if _V_MARKER in shapes else _stated(header),
+        zero_snr=_ZERO_SNR_MARKER in shapes or header.metadata.get(_ZERO_SNR_METADATA) == "True",
     )
-    return Found(
-        found.arch,
-        prediction="v_prediction" if says_v else "epsilon",
-        zero_snr=_ZERO_SNR_MARKER in shapes,
-        title=found.title,
-    )
+
+
+def _stated(header: Header) -> str:
+    """The prediction that metadata or the `.yaml` beside a checkpoint name; empty without one."""
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    if stated:
+        return _SPELLINGS.get(stated, stated)
+    architecture = header.metadata.get("modelspec.architecture", "")
+    if architecture.startswith(_V_ARCHITECTURE):
+        return "v_prediction"
+    if architecture.startswith(_EPSILON_ARCHITECTURE):
+        return "epsilon"
+    return _yaml_prediction(header.path)
 
 
 def _checkpoint_arch(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Found:
@@ -182,18 +228,21 @@ def _checkpoint_arch(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Found
     conv_in = shapes.get(_CONV_IN, ())
     if len(conv_in) != 4:
         _refuse_part(path, shapes)
+    if any(marker in shapes for marker in _EDM_MARKERS):
+        return Found("edm")
+    if conv_in[1] != SD_CHANNELS:
+        return Found("edit", title=_edit_title(conv_in[1]))
     if any(name.startswith(_SDXL_TEXT) for name in shapes):
         return Found("sdxl")
     if any(name.startswith(_REFINER_TEXT) for name in shapes):
         return Found("sdxl_refiner")
-    if UNET_PREFIX + "label_emb.0.0.weight" in shapes:
-        return Found("sdxl")
-    if conv_in[1] != SD_CHANNELS:
-        return Found("edit", title=_edit_title(conv_in[1]))
+    if _CLASS_EMBEDDING in shapes:
+        with_sd2_text = any(name.startswith(SD2_TEXT_PREFIX) for name in shapes)
+        return Found("unclip" if with_sd2_text else "sdxl")
     # SD1 projects into its transformers by 1x1 convolutions (four dimensions), SD2 by linear
     # layers (two).
     into = next((s for n, s in shapes.items() if n.endswith(".1.proj_in.weight")), ())
-    if len(into) == 2 or any(name.startswith(TEXT_PREFIX + "model.") for name in shapes):
+    if len(into) == 2 or any(name.startswith(SD2_TEXT_PREFIX) for name in shapes):
         return Found("sd21")
     return Found("sd15")
 
@@ -257,13 +306,14 @@ def _edit_title(channels: object) -> str:
     return f"{TITLES['edit']} (its UNet takes {printable(channels, 20)} channels)"
 
 
-def _yaml_says_v(path: Path) -> bool:
-    """Whether the `.yaml` that travels beside some checkpoints names v-prediction."""
+def _yaml_prediction(path: Path) -> str:
+    """What the `.yaml` that travels beside some checkpoints says; empty without one."""
     sidecar = path.with_suffix(".yaml")
     try:
         if sidecar.stat().st_size > _MAX_YAML_BYTES:
-            return False
+            return ""
         text = sidecar.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    return bool(_YAML_V.search(text))
+        return ""
+    found = _YAML.search(text)
+    return _SPELLINGS[found[1]] if found else ""

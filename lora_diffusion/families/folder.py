@@ -1,50 +1,64 @@
-"""Open a Stable Diffusion 1.x model from a folder in diffusers layout."""
+"""Open a Stable Diffusion model (1.x, 2.x, XL) from a folder in diffusers layout."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import tokenizer, weights
-from lora_diffusion.families.detect import read_json
-from lora_diffusion.families.layout import SCHEDULER_CONFIG, STEMS, Weights, check_complete
+from lora_diffusion.families.assemble import VAE, assemble, text_parts
+from lora_diffusion.families.base import DiffusionBase
+from lora_diffusion.families.detect import MODEL_INDEX, read_json
+from lora_diffusion.families.layout import SCHEDULER_CONFIG, Weights, check_complete, tokenizers
 from lora_diffusion.families.request import Request
-from lora_diffusion.families.sd import StableDiffusion
 from lora_diffusion.formats.header import Header, read_header
+from lora_diffusion.keys import UNET
+
+# diffusers' own setting of how SDXL's pipelines take an empty negative prompt; true unless said.
+_ZERO_EMPTY = "force_zeros_for_empty_prompt"
 
 
-def load(request: Request) -> StableDiffusion:
+def load(request: Request) -> DiffusionBase:
     """The model in the folder `request.path`.
 
     Raises:
         InputError: files are missing, pickled, broken, or do not fit together.
     """
-    path = request.path
-    found = check_complete(path, request.where, with_tokenizer=request.tokenizer is None)
-    headers = {part: _headers(request.where, part, found[part]) for part in STEMS}
-    prediction = request.chosen_prediction()
-    unet_files = found["unet"]
+    path, arch = request.path, request.found.arch
+    found = check_complete(path, arch, request.where, with_tokenizer=request.tokenizer is None)
+    headers = {part: _headers(request.where, part, files) for part, files in found.items()}
+    prediction = request.stated_prediction() or "epsilon"  # as diffusers reads one that is silent
+    request.on_progress(request.found.line(prediction))
+    unet_files = found[UNET]
     stored = f", {unet_files.variant} files" if unet_files.variant else ""
     request.on_progress(f"Loading the UNet ({weights.gigabytes(unet_files.files)}{stored})")
-    unet = _diffusers_model(request, "unet", request.dtype, unet_files)
-    request.on_progress("Loading the VAE and the text encoder")
-    vae = _diffusers_model(request, "vae", request.vae_dtype, found["vae"])
-    text = _text_encoder(request, headers["text_encoder"])
-    words = tokenizer.from_folder(request.tokenizer or path / "tokenizer")
-    tokenizer.check_fits(words, text, request.where)
-    return StableDiffusion(
-        arch=request.found.arch,
-        name=request.name,
-        unet=weights.settle(unet, request.device),
-        vae=weights.settle(vae, request.device),
-        text_encoder=weights.settle(text, request.device),
-        tokenizer=words,
-        scheduler_config=read_json(path / SCHEDULER_CONFIG) | {"prediction_type": prediction},
-        prediction=prediction,
-        clip_skip=request.clip_skip,
+    models = {UNET: _diffusers_model(request, UNET, request.dtype, unet_files)}
+    texts = text_parts(arch)
+    request.on_progress(f"Loading the VAE and the text encoder{'s' if len(texts) > 1 else ''}")
+    models[VAE] = _diffusers_model(request, VAE, request.vae_dtype, found[VAE])
+    models |= {part: _text_encoder(request, part, headers[part]) for part in texts}
+    return assemble(
+        request,
+        models,
+        _tokenizers(request),
+        read_json(path / SCHEDULER_CONFIG),
+        prediction,
+        zero_empty=bool(read_json(path / MODEL_INDEX).get(_ZERO_EMPTY, True)),
     )
+
+
+def _tokenizers(request: Request) -> Mapping[str, Any]:
+    """Text-encoder part -> tokenizer: the folder's own, or what the user gave instead."""
+    if request.tokenizer is not None:
+        return tokenizer.for_parts(tokenizer.from_folder(request.tokenizer), request.found.arch)
+    arch = request.found.arch
+    return {
+        part: tokenizer.from_folder(request.path / name)
+        for part, name in zip(text_parts(arch), tokenizers(arch), strict=True)
+    }
 
 
 def _headers(where: str, part: str, files: Weights) -> list[Header]:
@@ -59,7 +73,7 @@ def _diffusers_model(request: Request, part: str, dtype: torch.dtype, files: Wei
     """The UNet or VAE, by diffusers' own loader, which also knows older names of layers."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+    kind = {UNET: UNet2DConditionModel, VAE: AutoencoderKL}[part]
     where = f"{request.where}, {part}"
     with weights.loading(where):
         model, info = kind.from_pretrained(
@@ -76,12 +90,12 @@ def _diffusers_model(request: Request, part: str, dtype: torch.dtype, files: Wei
     return model
 
 
-def _text_encoder(request: Request, headers: list[Header]) -> Any:
-    """The CLIP text encoder, with or without the `text_model` level in its tensor names."""
-    where = f"{request.where}, text_encoder"
-    config = read_json(request.path / "text_encoder" / "config.json")
+def _text_encoder(request: Request, part: str, headers: list[Header]) -> Any:
+    """A CLIP text encoder, with or without the `text_model` level in its tensor names."""
+    where = f"{request.where}, {part}"
+    config = read_json(request.path / part / "config.json")
     names = [name for header in headers for name in header.tensors]
-    model, places = weights.make_text_encoder(config, names, "", where)
+    model, places = weights.make_text_encoder(config, names, "", where, part)
     tensors: dict[str, torch.Tensor] = {}
     for header in headers:
         mine = {name: places[name] for name in header.tensors if name in places}

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.families import detect
 from lora_diffusion.families.detect import MODEL_INDEX
-from lora_diffusion.families.layout import STEMS, VARIANTS, check_complete
+from lora_diffusion.families.layout import SDXL_STEMS, STEMS, VARIANTS, check_complete
+from lora_diffusion.keys import TEXT_ENCODER_2
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".json", ".gguf")
@@ -18,10 +20,10 @@ _TIMEOUT_S = 10
 # The small files, wherever they are needed: configurations and the tokenizer.
 _SMALL = re.compile(
     r"model_index\.json"
-    r"|(unet|vae|text_encoder)/config\.json"
-    r"|(unet|vae|text_encoder)/[a-z_]+\.safetensors\.index(\.\w+)?\.json"
+    r"|(unet|vae|text_encoder(_2)?)/config\.json"
+    r"|(unet|vae|text_encoder(_2)?)/[a-z_]+\.safetensors\.index(\.\w+)?\.json"
     r"|scheduler/scheduler_config\.json"
-    r"|tokenizer/(vocab\.json|merges\.txt|tokenizer\.json|tokenizer_config\.json"
+    r"|tokenizer(_2)?/(vocab\.json|merges\.txt|tokenizer\.json|tokenizer_config\.json"
     r"|special_tokens_map\.json|added_tokens\.json)"
 )
 
@@ -80,10 +82,11 @@ def choose_weights(repo: str, sizes: Mapping[str, int], *, half: bool) -> list[s
         HubError: a part has no safetensors file.
     """
     order = list(VARIANTS)
-    if half and all(f"{part}/{stem}.fp16.safetensors" in sizes for part, stem in STEMS.items()):
+    stems = SDXL_STEMS if f"{TEXT_ENCODER_2}/config.json" in sizes else STEMS
+    if half and all(f"{part}/{stem}.fp16.safetensors" in sizes for part, stem in stems.items()):
         order = ["fp16"]
     chosen: list[str] = []
-    for part, stem in STEMS.items():
+    for part, stem in stems.items():
         files = next((f for v in order if (f := _files_of(part, stem, v, sizes))), [])
         if not files:
             pickled = [n for n in sizes if n.startswith(part + "/") and n.endswith(".bin")]
@@ -136,7 +139,8 @@ def _cached_folder(repo: str) -> Path | None:
     if index is None:
         return None
     try:
-        check_complete(index.parent, repo, with_tokenizer=True)
+        arch = detect.folder(index.parent).arch
+        check_complete(index.parent, arch, repo, with_tokenizer=True)
     except InputError:
         return None
     return index.parent

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.detect import MODEL_INDEX, read_json
+from lora_diffusion.keys import TEXT_ENCODER_2
 
 AGAIN = "Download or copy the model again."
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 # Part -> the stem of its weight files.
-STEMS = {
+STEMS: Mapping[str, str] = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+SDXL_STEMS: Mapping[str, str] = {**STEMS, TEXT_ENCODER_2: "model"}
 # Full precision first; a variant is taken where there is nothing else.
 VARIANTS = (None, "fp16", "bf16")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -34,17 +37,33 @@ class Weights:
     variant: str | None
 
 
-def check_complete(path: Path, where: str, *, with_tokenizer: bool) -> dict[str, Weights]:
-    """Part -> its weight files.
+def stems(arch: str) -> Mapping[str, str]:
+    """The parts of a model of that architecture, each with the stem of its weight files."""
+    return SDXL_STEMS if arch == "sdxl" else STEMS
+
+
+def tokenizers(arch: str) -> tuple[str, ...]:
+    """The folders that hold the tokenizers of a model of that architecture."""
+    return ("tokenizer", "tokenizer_2") if arch == "sdxl" else ("tokenizer",)
+
+
+def check_complete(
+    path: Path, arch: str, where: str, *, with_tokenizer: bool
+) -> dict[str, Weights]:
+    """Part -> its weight files, of the model of architecture `arch` in the folder `path`.
 
     Raises:
         InputError: names everything that is missing, in one message, or the pickled weights.
     """
     missing = [] if (path / SCHEDULER_CONFIG).is_file() else [SCHEDULER_CONFIG]
-    if with_tokenizer and not has_tokenizer(path / "tokenizer"):
-        missing.append("tokenizer/vocab.json and merges.txt")
+    if with_tokenizer:
+        missing += [
+            f"{name}/vocab.json and merges.txt"
+            for name in tokenizers(arch)
+            if not has_tokenizer(path / name)
+        ]
     found: dict[str, Weights] = {}
-    for part, stem in STEMS.items():
+    for part, stem in stems(arch).items():
         if not (path / part / "config.json").is_file():
             missing.append(f"{part}/config.json")
         if weights_of := find_weights(path / part, stem):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
 
@@ -31,9 +31,10 @@ class FileLoader(Protocol):
     def __call__(self, request: Request, header: Header) -> DiffusionBase: ...
 
 
+Arch = Literal["sd15", "sd21", "sdxl"]
 # Architecture -> what opens it. A new family adds its lines here and a class beside `sd.py`.
-_FOLDERS: Mapping[str, FolderLoader] = {"sd15": folder.load}
-_FILES: Mapping[str, FileLoader] = {"sd15": single_file.load}
+_FOLDERS: Mapping[str, FolderLoader] = dict.fromkeys(get_args(Arch), folder.load)
+_FILES: Mapping[str, FileLoader] = dict.fromkeys(get_args(Arch), single_file.load)
 
 
 def load_base(
@@ -42,6 +43,7 @@ def load_base(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
+    arch: Arch | Literal["auto"] = "auto",
     prediction: Prediction | Literal["auto"] = "auto",
     clip_skip: int = 1,
     on_progress: Progress | None = None,
@@ -53,16 +55,20 @@ def load_base(
             `hub:owner/name` where a folder of that name is in the way) or `bundled:NAME`. A local
             path never asks the network.
         device: where the models go.
-        dtype: of the UNet and text encoder; the VAE stays in fp32 on fp16, which overflows in it.
+        dtype: of the UNet and text encoders; the VAE stays in fp32 on fp16, which overflows in it.
         tokenizer: folder with the CLIP tokenizer, for a single file; on a folder it replaces the
             one inside.
-        prediction: overrides what the base says of itself.
+        arch: what the base has to be; auto takes what it is.
+        prediction: what the UNet puts out, for a base that does not say; auto reads it from the
+            base. Checkpoints of SD2.x that do not say are measured, others count as epsilon.
         clip_skip: text-encoder layer counted from the last, from 1.
-        on_progress: called with a line of text when something slow begins.
+        on_progress: called with a line of text when something slow begins, and with one that
+            says what the base is.
 
     Raises:
-        InputError: nothing there, not a model, broken, or of an architecture that is not
-            supported. The message names the file, the cause and the fix.
+        InputError: nothing there, not a model, broken, of an architecture that is not
+            supported, or in contradiction to `arch` or `prediction`. The message names the file,
+            the cause and the fix.
     """
     report: Progress = on_progress or _say_nothing
     target = _device(device)
@@ -96,8 +102,10 @@ def load_base(
         on_progress=report,
     )
     if header is None:
-        return _supported(_FOLDERS, where, found)(request)
-    return _supported(_FILES, where, found)(request, header)
+        load_folder = _supported(_FOLDERS, where, found, arch)
+        return load_folder(request)
+    load_file = _supported(_FILES, where, found, arch)
+    return load_file(request, header)
 
 
 def locate(location: str) -> Path | str:
@@ -165,15 +173,21 @@ def _accept_folder(path: Path) -> None:
     _supported(_FOLDERS, "This model", detect.folder(path))
 
 
-def _supported(loaders: Mapping[str, L], where: str, found: Found) -> L:
+def _supported(loaders: Mapping[str, L], where: str, found: Found, wanted: str = "auto") -> L:
     """The loader for what was found.
 
     Raises:
-        InputError: there is none; says what the model is and what can be trained.
+        InputError: there is none, or something else was wanted; says what the model is and what
+            can be trained.
     """
     if found.arch in loaders:
-        return loaders[found.arch]
-    trained = " and ".join(detect.TITLES[arch] for arch in loaders)
+        if wanted in ("auto", found.arch):
+            return loaders[found.arch]
+        raise InputError(
+            f"{where}: is {found.describe()} ({found.arch}), and {printable(wanted, 40)} was asked "
+            "for. Ask for auto, or choose another base."
+        )
+    trained = ", ".join(detect.TITLES[arch] for arch in loaders)
     raise InputError(
         f"{where}: is {found.describe()}. This version trains {trained}; choose such a base."
     )

@@ -2,7 +2,8 @@
 
 CLIP reads 77 tokens: a start mark, 75 of the prompt, an end mark. Longer prompts are cut into
 chunks of 75 that are encoded one by one and joined along the token axis, as A1111 and sd-scripts
-do. Clip skip n takes the hidden states of the n-th layer from the end, with the final norm.
+do. Clip skip n takes the hidden states of the n-th layer from the end: with the final norm in
+SD1.x and SD2.x (`encode`), without it in SDXL (`encode_layer`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,26 @@ def encode(encoder: nn.Module, ids: Tensor, clip_skip: int) -> Tensor:
         states = inner.final_layer_norm(output.hidden_states[-clip_skip])
     result: Tensor = states.reshape(prompts, chunks * length, -1)
     return result
+
+
+def encode_layer(encoder: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """States of one layer without the final norm, and the pooled embedding, of ids as in `encode`.
+
+    Args:
+        encoder: `CLIPTextModel` or `CLIPTextModelWithProjection`.
+        layer: counted from the last, which is 1.
+
+    Returns:
+        `[prompts, chunks * 77, width]`; and of each prompt's first chunk the state at its end
+        mark, projected where the encoder has a projection, `[prompts, width]`.
+    """
+    prompts, chunks, length = ids.shape
+    device = next(encoder.parameters()).device
+    output = encoder(ids.reshape(prompts * chunks, length).to(device), output_hidden_states=True)
+    states: Tensor = output.hidden_states[-layer].reshape(prompts, chunks * length, -1)
+    every = output.text_embeds if hasattr(output, "text_embeds") else output.pooler_output
+    pooled: Tensor = every.reshape(prompts, chunks, -1)[:, 0]
+    return states, pooled
 
 
 def _framed(tokenizer: Any, ids: list[int]) -> list[int]:

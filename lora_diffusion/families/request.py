@@ -15,6 +15,12 @@ from lora_diffusion.families.detect import Found
 
 Progress = Callable[[str], None]
 
+# Where a model says what it predicts: a checkpoint, a folder.
+SAYS = (
+    "a v_pred tensor, modelspec metadata or the .yaml beside it",
+    "prediction_type in scheduler/scheduler_config.json",
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -44,19 +50,27 @@ class Request:
         """fp32 for fp16, which overflows in SD's VAE."""
         return torch.float32 if self.dtype == torch.float16 else self.dtype
 
-    def chosen_prediction(self) -> Prediction:
-        """What the user said, or else what the base says of itself.
+    def stated_prediction(self) -> Prediction | None:
+        """What the user said, or else what the base says of itself; None where neither does.
 
         Raises:
-            InputError: the base predicts something that training does not know.
+            InputError: they contradict each other, or the base predicts something that training
+                does not know.
         """
-        if self.prediction != "auto":
-            return self.prediction
-        for known in get_args(Prediction):
-            if self.found.prediction == known:
-                return known  # type: ignore[no-any-return]
-        raise InputError(
-            f"{self.where}: says that it predicts '{printable(self.found.prediction, 40)}', which "
-            f"is not supported. If that is wrong, set model.prediction to "
-            f"{' or '.join(get_args(Prediction))}."
-        )
+        known: tuple[Prediction, ...] = get_args(Prediction)
+        stated = next((each for each in known if each == self.found.prediction), None)
+        if self.prediction == "auto":
+            if stated or not self.found.prediction:
+                return stated
+            raise InputError(
+                f"{self.where}: says that it predicts '{printable(self.found.prediction, 40)}', "
+                f"which is not supported. If that is wrong, set model.prediction to "
+                f"{' or '.join(known)}."
+            )
+        if stated and stated != self.prediction:
+            raise InputError(
+                f"{self.where}: says that it predicts {stated}, and model.prediction is "
+                f"{self.prediction}. Set model.prediction to auto, or correct what the model says "
+                f"({SAYS[self.path.is_dir()]})."
+            )
+        return self.prediction

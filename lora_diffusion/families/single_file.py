@@ -1,130 +1,106 @@
-"""Open a Stable Diffusion 1.x model from one `.safetensors` checkpoint (LDM / A1111 layout).
+"""Open a Stable Diffusion model from one `.safetensors` checkpoint (LDM / A1111 / SGM layout).
 
-The file holds UNet, VAE and text encoder under prefixes of their own. Its architecture is known
-(`configs/sd15`) except for widths, which are read from the shapes of its tensors. diffusers'
-converters rename the UNet and the VAE; every parameter is then accounted for.
+The file holds UNet, VAE and text encoders under prefixes of their own. diffusers' converters
+rename the UNet and the VAE, `open_clip` the encoders of SD2.x and SDXL; every parameter is then
+accounted for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.families import tokenizer, weights
+from lora_diffusion.families import ldm_configs, measure, open_clip, tokenizer, weights
+from lora_diffusion.families.assemble import VAE, assemble
+from lora_diffusion.families.base import DiffusionBase, Prediction
 from lora_diffusion.families.detect import (
     EMA_PREFIX,
     SD1_TEXT_PREFIX,
-    TEXT_PREFIX,
+    SD2_TEXT_PREFIX,
+    SDXL_TEXT_2_PREFIX,
+    SDXL_TEXT_PREFIX,
+    TITLES,
     UNET_PREFIX,
     VAE_PREFIX,
-    read_json,
 )
-from lora_diffusion.families.layout import AGAIN, SCHEDULER_CONFIG
+from lora_diffusion.families.layout import AGAIN
 from lora_diffusion.families.request import Request
-from lora_diffusion.families.sd import StableDiffusion
 from lora_diffusion.formats.header import Header
-
-CONFIGS = Path(__file__).resolve().parent / "configs" / "sd15"
-CLIP_HEAD = 64  # width of one attention head in every CLIP text encoder
-_LEVELS = range(4)
-_UNET_LEVEL = 3  # input blocks from one resolution to the next: two layers and the step down
+from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 
 # What a VAE's own training leaves in some files.
 _TRAINING_LEFTOVERS = (VAE_PREFIX + "loss.", VAE_PREFIX + "model_ema.")
+
+# Architecture -> text-encoder part -> prefix of its tensors, and whether it is OpenCLIP's.
+_TEXTS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "sd15": {TEXT_ENCODER: (SD1_TEXT_PREFIX, False)},
+    "sd21": {TEXT_ENCODER: (SD2_TEXT_PREFIX, True)},
+    "sdxl": {
+        TEXT_ENCODER: (SDXL_TEXT_PREFIX, False),
+        TEXT_ENCODER_2: (SDXL_TEXT_2_PREFIX, True),
+    },
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 Convert = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
 
 
-def load(request: Request, header: Header) -> StableDiffusion:
+def load(request: Request, header: Header) -> DiffusionBase:
     """The model in the file `request.path`, whose checked header is `header`.
 
     Raises:
         InputError: a part is missing, broken or of another architecture.
     """
-    shapes = header.shapes()
-    _require_parts(request.where, shapes)
-    prediction = request.chosen_prediction()
+    shapes, arch = header.shapes(), request.found.arch
+    _require_parts(request.where, shapes, arch)
+    stated = request.stated_prediction()
+    if stated is None and arch != "sd21":
+        stated = "epsilon"
+    if stated is not None:
+        request.on_progress(request.found.line(stated))
     if any(name.startswith(EMA_PREFIX) for name in shapes):
         request.on_progress("The file also holds averaged (EMA) weights, which are left out")
     request.on_progress(f"Loading the UNet ({weights.gigabytes([request.path])} file)")
     unet = _unet(request, header)
-    request.on_progress("Loading the VAE and the text encoder")
-    vae = _vae(request, header)
-    text = _text_encoder(request, header)
+    prediction = stated or _measured(request, unet)
+    if arch == "sd21" and prediction == "v_prediction":
+        unet.register_to_config(sample_size=ldm_configs.SD2_V_SAMPLE_SIZE)
+    texts = _TEXTS[arch]
+    request.on_progress(f"Loading the VAE and the text encoder{'s' if len(texts) > 1 else ''}")
+    models = {UNET: unet, VAE: _vae(request, header)}
+    for part, (prefix, is_open_clip) in texts.items():
+        load_text = _open_clip if is_open_clip else _clip
+        models[part] = load_text(request, header, part, prefix)
     words = tokenizer.find(request.tokenizer, request.on_progress)
-    tokenizer.check_fits(words, text, request.where)
-    scheduler = read_json(CONFIGS / SCHEDULER_CONFIG) | {
-        "prediction_type": prediction,
-        "rescale_betas_zero_snr": request.found.zero_snr,
-    }
-    return StableDiffusion(
-        arch=request.found.arch,
-        name=request.name,
-        unet=weights.settle(unet, request.device),
-        vae=weights.settle(vae, request.device),
-        text_encoder=weights.settle(text, request.device),
-        tokenizer=words,
-        scheduler_config=scheduler,
-        prediction=prediction,
-        clip_skip=request.clip_skip,
+    return assemble(
+        request,
+        models,
+        tokenizer.for_parts(words, arch),
+        ldm_configs.scheduler_config(arch) | {"rescale_betas_zero_snr": request.found.zero_snr},
+        prediction,
     )
 
 
-def unet_config(shapes: Shapes, where: str) -> dict[str, Any]:
-    """SD1.5's UNet configuration with the widths of this file.
-
-    Raises:
-        InputError: a tensor that tells a width is missing.
-    """
-    blocks = [f"input_blocks.{1 + _UNET_LEVEL * i}.0.out_layers.3.weight" for i in _LEVELS]
-    context = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    return _shipped("unet") | {
-        "block_out_channels": [_size(shapes, UNET_PREFIX + name, 0, where) for name in blocks],
-        "cross_attention_dim": _size(shapes, UNET_PREFIX + context, 1, where),
-    }
+def _measured(request: Request, unet: nn.Module) -> Prediction:
+    prediction = measure.prediction_of(unet)
+    request.on_progress(
+        f"{request.found.line(prediction)}: the file does not say what it predicts, so this was "
+        "told from the UNet's answer to noise; if it is wrong, set model.prediction"
+    )
+    return prediction
 
 
-def vae_config(shapes: Shapes, where: str) -> dict[str, Any]:
-    """SD1.5's VAE configuration with the widths of this file; errors as in `unet_config`."""
-    blocks = [f"encoder.down.{i}.block.0.conv1.weight" for i in _LEVELS]
-    return _shipped("vae") | {
-        "block_out_channels": [_size(shapes, VAE_PREFIX + name, 0, where) for name in blocks],
-    }
-
-
-def text_config(shapes: Shapes, where: str) -> dict[str, Any]:
-    """CLIP-L's configuration with the widths and depth of this file; errors as in `unet_config`."""
-    # Some early files lack the `text_model` level.
-    inner = SD1_TEXT_PREFIX + "text_model."
-    prefix = inner if any(name.startswith(inner) for name in shapes) else SD1_TEXT_PREFIX
-    tokens = prefix + "embeddings.token_embedding.weight"
-    layers = {
-        name.removeprefix(prefix + "encoder.layers.").split(".", 1)[0]
-        for name in shapes
-        if name.startswith(prefix + "encoder.layers.")
-    }
-    vocabulary, width = (_size(shapes, tokens, axis, where) for axis in (0, 1))
-    return _shipped("text_encoder") | {
-        "vocab_size": vocabulary,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": vocabulary - 1,
-        "hidden_size": width,
-        "projection_dim": width,
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, width // CLIP_HEAD),
-        "intermediate_size": _size(shapes, prefix + "encoder.layers.0.mlp.fc1.weight", 0, where),
-    }
-
-
-def _require_parts(where: str, shapes: Shapes) -> None:
-    for prefix, what in ((VAE_PREFIX, "VAE"), (TEXT_PREFIX, "text encoder")):
+def _require_parts(where: str, shapes: Shapes, arch: str) -> None:
+    texts = _TEXTS[arch]
+    wanted = [(VAE_PREFIX, "VAE")]
+    for part, (prefix, _) in texts.items():
+        name = part.replace("_", " ") if len(texts) > 1 else "text encoder"
+        wanted.append((prefix, name))
+    for prefix, what in wanted:
         if not any(name.startswith(prefix) for name in shapes):
             raise InputError(
                 f"{where}: has no {what} (no tensor called {prefix}…). Get the full version of the "
@@ -137,9 +113,10 @@ def _unet(request: Request, header: Header) -> Any:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     where = f"{request.where}, UNet"
-    config = unet_config(header.shapes(), where)
+    config = ldm_configs.unet_config(header.shapes(), request.found.arch, where)
     model = _empty(UNet2DConditionModel, config, where)
-    _convert(model, config, convert_ldm_unet_checkpoint, header, UNET_PREFIX, request.dtype, where)
+    dtype, title = request.dtype, TITLES[request.found.arch]
+    _convert(model, config, convert_ldm_unet_checkpoint, header, UNET_PREFIX, dtype, where, title)
     return model
 
 
@@ -148,30 +125,45 @@ def _vae(request: Request, header: Header) -> Any:
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     where = f"{request.where}, VAE"
-    config = vae_config(header.shapes(), where)
+    config = ldm_configs.vae_config(header.shapes(), request.found.arch, where)
     model = _empty(AutoencoderKL, config, where)
-    _convert(
-        model, config, convert_ldm_vae_checkpoint, header, VAE_PREFIX, request.vae_dtype, where
-    )
+    dtype, title = request.vae_dtype, TITLES[request.found.arch]
+    _convert(model, config, convert_ldm_vae_checkpoint, header, VAE_PREFIX, dtype, where, title)
     return model
 
 
-def _text_encoder(request: Request, header: Header) -> Any:
-    where = f"{request.where}, text encoder"
-    config = text_config(header.shapes(), where)
-    model, places = weights.make_text_encoder(config, header.tensors, SD1_TEXT_PREFIX, where)
+def _clip(request: Request, header: Header, part: str, prefix: str) -> Any:
+    """OpenAI's encoder, which files keep under the names of transformers."""
+    where = f"{request.where}, {part.replace('_', ' ')}"
+    config = ldm_configs.clip_config(header.shapes(), prefix, request.found.arch, where)
+    model, places = weights.make_text_encoder(config, header.tensors, prefix, where, part)
     weights.fill(model, weights.read_tensors(header, places, request.dtype), where)
     weights.check_finite(model, where)
     return model
 
 
-def _empty(kind: Any, config: dict[str, Any], where: str) -> nn.Module:
+def _open_clip(request: Request, header: Header, part: str, prefix: str) -> Any:
+    """OpenCLIP's encoder, under OpenCLIP's names."""
+    where = f"{request.where}, {part.replace('_', ' ')}"
+    arch = request.found.arch
+    config = ldm_configs.open_clip_config(header.shapes(), prefix, arch, part, where)
+    model = weights.empty_text_encoder(config, where, part)
+    used = open_clip.used_names(
+        header.tensors, prefix, config["num_hidden_layers"], projected=part == TEXT_ENCODER_2
+    )
+    places = {name: name.removeprefix(prefix) for name in used}
+    tensors = weights.read_tensors(header, places, request.dtype)
+    weights.fill(model, open_clip.converted(tensors, weights.clip_level(model)), where)
+    weights.check_finite(model, where)
+    return model
+
+
+def _empty(kind: Any, config: dict[str, Any], where: str) -> Any:
     """A model of class `kind` with its parameters on the meta device, ready to be filled."""
     from accelerate import init_empty_weights
 
     with weights.loading(where), init_empty_weights():
-        model: nn.Module = kind.from_config(config)
-    return model
+        return kind.from_config(config)
 
 
 def _convert(
@@ -182,6 +174,7 @@ def _convert(
     prefix: str,
     dtype: torch.dtype,
     where: str,
+    title: str,
 ) -> None:
     """Fill `model` with what `convert` makes of the tensors that start with `prefix`."""
     names = {
@@ -190,24 +183,20 @@ def _convert(
         if name.startswith(prefix) and not name.startswith(_TRAINING_LEFTOVERS)
     }
     tensors = weights.read_tensors(header, names, dtype)
-    with weights.loading(where):
-        converted = convert(tensors, config)
+    try:
+        with weights.loading(where):
+            converted = convert(tensors, config)
+    except InputError as error:
+        if isinstance(error.__cause__, KeyError):  # the converter missed a tensor
+            raise InputError(
+                f"{where}: lacks {printable(error.__cause__.args[0])}. {AGAIN}"
+            ) from error
+        raise
     if len(converted) < len(tensors) and not set(model.state_dict()) - set(converted):
         extra = len(tensors) - len(converted)
         raise InputError(
-            f"{where}: has {extra} tensors that no Stable Diffusion 1.x model has, so it is an "
-            "extended model. Give the plain one."
+            f"{where}: has {extra} tensors that no {title} model has, so it is an extended model. "
+            "Give the plain one."
         )
     weights.fill(model, converted, where)
     weights.check_finite(model, where)
-
-
-def _shipped(part: str) -> dict[str, Any]:
-    return read_json(CONFIGS / part / "config.json")
-
-
-def _size(shapes: Shapes, name: str, axis: int, where: str) -> int:
-    shape = shapes.get(name, ())
-    if len(shape) <= axis:
-        raise InputError(f"{where}: lacks {printable(name)}. {AGAIN}")
-    return shape[axis]

@@ -1,8 +1,8 @@
 """The CLIP tokenizer: from a folder, or found somewhere for checkpoints that come without one.
 
-Every SD1.x model uses the same tokenizer, and single-file checkpoints leave it out. Where it is
-looked for, in order: a folder that the user names, the Hugging Face cache, the `open_clip_torch`
-package (whose vocabulary file is the original one), and last the hub.
+Every SD1.x, SD2.x and SDXL model uses the same tokenizer, and single-file checkpoints leave it
+out. Where it is looked for, in order: a folder that the user names, the Hugging Face cache, the
+`open_clip_torch` package (whose vocabulary file is the original one), and last the hub.
 
 Source of the construction: Radford et al., "Learning Transferable Visual Models From Natural
 Language Supervision" (arXiv:2103.00020), section 2.4, and the vocabulary file published with it:
@@ -11,6 +11,7 @@ Language Supervision" (arXiv:2103.00020), section 2.4, and the vocabulary file p
 
 from __future__ import annotations
 
+import copy
 import gzip
 import importlib.util
 import json
@@ -29,9 +30,11 @@ from lora_diffusion.families.layout import (
     has_tokenizer,
 )
 from lora_diffusion.families.request import Progress
+from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2
 
 VOCABULARY = 49_408
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+OPEN_CLIP_PADDING = "!"  # token 0
 BOS_ID, EOS_ID = VOCABULARY - 2, VOCABULARY - 1
 _MERGES = VOCABULARY - 2 * 256 - 2
 
@@ -103,6 +106,26 @@ def find(given: Path | None, on_progress: Progress) -> Any:
             "the hub did not give it. Set model.tokenizer to the tokenizer folder of any SD1.x "
             "model, or run 'pip install --no-deps open_clip_torch', or go online once."
         ) from error
+
+
+def for_parts(words: Any, arch: str) -> dict[str, Any]:
+    """Text-encoder part -> tokenizer, made of the CLIP tokenizer `words`.
+
+    All encoders read the same tokens and differ in the padding: OpenCLIP's (SD2.x, SDXL's second)
+    pad with token 0, OpenAI's with the end mark.
+    """
+    if arch == "sd15":
+        return {TEXT_ENCODER: words}
+    second = _padded(words, OPEN_CLIP_PADDING)
+    if arch == "sd21":
+        return {TEXT_ENCODER: second}
+    return {TEXT_ENCODER: _padded(words, words.eos_token), TEXT_ENCODER_2: second}
+
+
+def _padded(words: Any, token: str) -> Any:
+    other = copy.deepcopy(words)
+    other.pad_token = token
+    return other
 
 
 def find_bpe_file() -> Path | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.layout import AGAIN
-from lora_diffusion.keys import TEXT_ENCODER, LayerKey, live_path
+from lora_diffusion.keys import TEXT_ENCODER_2, LayerKey, live_path
 
 if TYPE_CHECKING:
     from lora_diffusion.formats.header import Header
@@ -22,6 +22,7 @@ _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 _SHOWN = 3
 _CLIP_LEVEL = "text_model."
 _CLIP_PARTS = ("embeddings.", "encoder.", "final_layer_norm.")
+PROJECTION = "text_projection.weight"  # of `CLIPTextModelWithProjection`
 
 
 def read_tensors(header: Header, names: Mapping[str, str], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -152,7 +153,7 @@ def loading(where: str) -> Iterator[None]:
 
 
 def make_text_encoder(
-    config: Mapping[str, Any], names: Iterable[str], prefix: str, where: str
+    config: Mapping[str, Any], names: Iterable[str], prefix: str, where: str, part: str
 ) -> tuple[nn.Module, dict[str, str]]:
     """An empty CLIP text encoder, and which tensor goes where in it.
 
@@ -160,24 +161,41 @@ def make_text_encoder(
         config: as in `text_encoder/config.json`.
         names: tensor names, with or without the `text_model` level after the prefix.
         prefix: what they start with; others are left out. So is what the encoder does not use:
-            CLIP's projections, and position ids, which are a running number and in some files a
-            broken one.
+            position ids, which are a running number and in some files a broken one, and CLIP's
+            projections.
+        part: `text_encoder_2` has and uses the text projection.
 
     Returns:
         The model, its parameters on the meta device; name in the file -> name in the model.
     """
-    from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with loading(where), init_empty_weights():
-        model: nn.Module = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    model = empty_text_encoder(config, where, part)
     places = {}
     for name in names:
         bare = name.removeprefix(prefix).removeprefix(_CLIP_LEVEL)
-        used = bare.startswith(_CLIP_PARTS) and not bare.endswith("position_ids")
-        if name.startswith(prefix) and used:
-            places[name] = live_path(LayerKey(TEXT_ENCODER, _CLIP_LEVEL + bare), model)
+        if not name.startswith(prefix):
+            continue
+        if bare.startswith(_CLIP_PARTS) and not bare.endswith("position_ids"):
+            places[name] = live_path(LayerKey(part, _CLIP_LEVEL + bare), model)
+        elif bare == PROJECTION and part == TEXT_ENCODER_2:
+            places[name] = PROJECTION
     return model, places
+
+
+def empty_text_encoder(config: Mapping[str, Any], where: str, part: str) -> nn.Module:
+    """The CLIP text encoder that `part` is, its parameters on the meta device."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if part == TEXT_ENCODER_2 else CLIPTextModel
+    with loading(where), init_empty_weights():
+        model: nn.Module = kind(CLIPTextConfig.from_dict(dict(config)))
+    return model
+
+
+def clip_level(model: nn.Module) -> str:
+    """What stands before the names of CLIP's layers in `model`: `text_model.` or nothing."""
+    path: str = live_path(LayerKey(TEXT_ENCODER_2, _CLIP_LEVEL), model)
+    return path
 
 
 def _some(names: list[str]) -> str:

@@ -15,13 +15,18 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WIDTH = 64  # of the token states; one CLIP head
 LAYERS = 3
 
-SCHEDULER = {
+SCHEDULER: dict[str, object] = {
     "_class_name": "PNDMScheduler",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -32,7 +37,7 @@ SCHEDULER = {
     "skip_prk_steps": True,
     "steps_offset": 1,
 }
-MODEL_INDEX = {
+MODEL_INDEX: dict[str, object] = {
     "_class_name": "StableDiffusionPipeline",
     "scheduler": ["diffusers", "PNDMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -50,9 +55,13 @@ class Models:
     vae: AutoencoderKL
     text: CLIPTextModel
     tokenizer: CLIPTokenizer
+    text_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | None = None
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
+        parts: dict[str, nn.Module] = {"unet": self.unet, "vae": self.vae}
+        parts["text_encoder"] = self.text
+        return parts if self.text_2 is None else parts | {"text_encoder_2": self.text_2}
 
 
 def byte_tokenizer() -> CLIPTokenizer:
@@ -98,14 +107,24 @@ def make_models(seed: int = 0, *, vocabulary: int = 514) -> Models:
     return Models(unet, vae, text, byte_tokenizer())
 
 
-def save_folder(models: Models, folder: Path, *, variant: str | None = None) -> Path:
+def save_folder(
+    models: Models,
+    folder: Path,
+    *,
+    variant: str | None = None,
+    index: dict[str, object] = MODEL_INDEX,
+    scheduler: dict[str, object] = SCHEDULER,
+) -> Path:
     """`models` as a diffusers folder."""
     models.unet.save_pretrained(folder / "unet", variant=variant)
     models.vae.save_pretrained(folder / "vae", variant=variant)
     models.text.save_pretrained(folder / "text_encoder", variant=variant)
     models.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    write_json(folder / "model_index.json", MODEL_INDEX)
+    if models.text_2 is not None and models.tokenizer_2 is not None:
+        models.text_2.save_pretrained(folder / "text_encoder_2", variant=variant)
+        models.tokenizer_2.save_pretrained(folder / "tokenizer_2")
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / "model_index.json", index)
     return folder
 
 
@@ -126,7 +145,7 @@ def ldm_tensors(models: Models) -> dict[str, Tensor]:
 def ldm_name(part: str, name: str) -> str:
     """What a single-file checkpoint calls the parameter `name` of a part."""
     if part == "unet":
-        return f"model.diffusion_model.{_unet_name(name)}"
+        return f"model.diffusion_model.{unet_name(name)}"
     if part == "vae":
         return f"first_stage_model.{_vae_name(name)}"
     return f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"
@@ -172,7 +191,8 @@ _UNET_ENDS = {
 _PER_LEVEL = 3  # input blocks of one level: two layers, one step down; output blocks: three layers
 
 
-def _unet_name(name: str) -> str:
+def unet_name(name: str, *, lowest_attends: bool = False) -> str:
+    """`name` as CompVis spells it; SDXL has attention on its lowest level, SD1.x and SD2.x not."""
     for new, old in _UNET_ENDS.items():
         if name.startswith(new + "."):
             return old + name.removeprefix(new)
@@ -190,7 +210,7 @@ def _unet_name(name: str) -> str:
         return f"input_blocks.{first + int(index)}.{column}.{_inside(kind, tail)}"
     first = _PER_LEVEL * int(level)
     if kind == "upsamplers":
-        column = 1 if level == "0" else 2  # the lowest level has no attention before it
+        column = 2 if level != "0" or lowest_attends else 1  # after the attention, if any
         return f"output_blocks.{first + 2}.{column}.{tail}"
     column = 0 if kind == "resnets" else 1
     return f"output_blocks.{first + int(index)}.{column}.{_inside(kind, tail)}"

@@ -198,7 +198,6 @@ def test_weights_too_large_for_fp16(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "unet", "says"),
     [
-        ({"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["t", "X"]}, {}, "XL"),
         (
             {
                 "_class_name": "StableDiffusionXLImg2ImgPipeline",
@@ -208,9 +207,14 @@ def test_weights_too_large_for_fp16(folder: Path) -> None:
             {},
             "refiner",
         ),
-        ({}, {"addition_embed_type": "text_time"}, "XL"),
-        ({}, {"use_linear_projection": True}, "Stable Diffusion 2.x"),
-        ({}, {"cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
+        (
+            {"_class_name": "KolorsPipeline", "text_encoder_2": ["t", "ChatGLMModel"]},
+            {},
+            "KolorsPipeline with another text encoder",
+        ),
+        ({}, {"addition_embed_type": "text_time"}, "without SDXL's second text encoder"),
+        ({"text_encoder_2": ["t", "X"]}, {"in_channels": 9}, "inpainting"),
+        ({}, {"class_embed_type": "projection"}, "unCLIP"),
         ({}, {"in_channels": 9}, "inpainting"),
         ({"_class_name": "FluxPipeline", "unet": None, "transformer": ["d", "X"]}, {}, "Flux"),
         (
@@ -230,15 +234,30 @@ def test_other_architectures_are_named(
     edit_json(folder / "unet" / "config.json", **unet)
     message = message_of(folder)
     assert says in message
-    assert "This version trains Stable Diffusion 1.x" in message
+    assert "This version trains Stable Diffusion 1.x, Stable Diffusion 2.x" in message
 
 
-def test_prediction_is_read_and_can_be_overridden(folder: Path) -> None:
+def test_continuous_noise_levels_are_refused(folder: Path) -> None:
+    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="EDMEulerScheduler")
+    assert "EDM" in message_of(folder)
+
+
+def test_the_architecture_asked_for_has_to_be_there(folder: Path) -> None:
+    assert load_base(folder, arch="sd15").arch == "sd15"
+    message = message_of(folder, arch="sdxl")
+    assert "is Stable Diffusion 1.x (sd15), and sdxl was asked for" in message
+
+
+def test_prediction_is_read_and_can_be_set_where_it_is_not_said(folder: Path) -> None:
     scheduler = folder / "scheduler" / "scheduler_config.json"
+    assert load_base(folder).prediction == "epsilon"
+    chosen = load_base(folder, prediction="v_prediction")
+    assert chosen.prediction == chosen.scheduler_config["prediction_type"] == "v_prediction"
     edit_json(scheduler, prediction_type="v_prediction")
     assert load_base(folder).prediction == "v_prediction"
-    overridden = load_base(folder, prediction="epsilon")
-    assert overridden.prediction == overridden.scheduler_config["prediction_type"] == "epsilon"
+    message = message_of(folder, prediction="epsilon")
+    assert "says that it predicts v_prediction, and model.prediction is epsilon" in message
+    assert "scheduler_config.json" in message
     edit_json(scheduler, prediction_type="sample")
     assert "'sample'" in message_of(folder)
     assert load_base(folder, prediction="epsilon").prediction == "epsilon"

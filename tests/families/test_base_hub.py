@@ -117,9 +117,9 @@ def test_half_precision_fetches_the_smaller_files(
 
 def test_another_architecture_is_refused_before_its_weights_are_fetched(served: Hub) -> None:
     index = served.folder / "model_index.json"
-    write_json(index, json.loads(index.read_text()) | {"text_encoder_2": ["t", "X"]})
+    write_json(index, json.loads(index.read_text()) | {"transformer": ["diffusers", "X"]})
     message = refused()
-    assert "Stable Diffusion XL" in message
+    assert "of the class StableDiffusionPipeline" in message
     assert not [name for name in served.fetched if name.endswith(".safetensors")]
 
 

@@ -21,6 +21,7 @@ from tests.families.sd15_models import Models
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer.text_model."
+SD2_TEXT = "cond_stage_model.model."
 
 Tensors = dict[str, Tensor]
 Save = Callable[..., Path]
@@ -120,10 +121,12 @@ def test_a_text_encoder_without_its_upper_level(
 @pytest.mark.parametrize(
     ("marker", "metadata", "yaml", "prediction"),
     [
-        (None, {}, None, "epsilon"),
+        (None, {}, None, ""),
         ("v_pred", {}, None, "v_prediction"),
         (None, {"modelspec.prediction_type": "v"}, None, "v_prediction"),
         (None, {"modelspec.prediction_type": "epsilon"}, None, "epsilon"),
+        (None, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, None, "v_prediction"),
+        (None, {"modelspec.architecture": "stable-diffusion-v2-512"}, None, "epsilon"),
         (None, {}, 'model:\n  params:\n    parameterization: "v"\n', "v_prediction"),
         (None, {}, "model:\n  params:\n    parameterization: eps\n", "epsilon"),
     ],
@@ -150,8 +153,17 @@ def test_what_the_markers_change(tensors: Tensors, checkpoint: Save, words: Path
     assert base.prediction == "v_prediction"
     assert base.scheduler_config["prediction_type"] == "v_prediction"
     assert base.scheduler_config["rescale_betas_zero_snr"]
-    overridden = load_base(path, tokenizer=words, prediction="epsilon")
-    assert overridden.prediction == overridden.scheduler_config["prediction_type"] == "epsilon"
+    message = message_of(path, tokenizer=words, prediction="epsilon")
+    assert "says that it predicts v_prediction, and model.prediction is epsilon" in message
+    assert "v_pred tensor" in message
+
+
+def test_a_prediction_that_is_not_said_can_be_set(
+    tensors: Tensors, checkpoint: Save, words: Path
+) -> None:
+    chosen = load_base(checkpoint(tensors), tokenizer=words, prediction="v_prediction")
+    assert chosen.prediction == chosen.scheduler_config["prediction_type"] == "v_prediction"
+    assert not chosen.scheduler_config["rescale_betas_zero_snr"]
 
 
 @pytest.mark.parametrize(
@@ -218,11 +230,15 @@ def test_quantised_weights_are_refused(tensors: Tensors, checkpoint: Save, words
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        (conv_in(4) | {"conditioner.embedders.1.model.ln_final.bias": ONE}, "Stable Diffusion XL"),
-        (conv_in(4) | {UNET + "label_emb.0.0.weight": ONE}, "Stable Diffusion XL"),
+        (conv_in(9) | {"conditioner.embedders.1.model.ln_final.bias": ONE}, "9 channels"),
+        (conv_in(4) | {"edm_mean": ONE}, "EDM"),
+        (conv_in(4) | {"edm_vpred.sigma_max": ONE}, "EDM"),
+        (
+            conv_in(4)
+            | {UNET + "label_emb.0.0.weight": ONE, SD2_TEXT + "ln_final.bias": ONE.clone()},
+            "unCLIP",
+        ),
         (conv_in(4) | {"conditioner.embedders.0.model.ln_final.bias": ONE}, "refiner"),
-        (conv_in(4) | {PROJ_IN: ONE}, "Stable Diffusion 2.x"),
-        (conv_in(4) | {"cond_stage_model.model.ln_final.bias": ONE}, "Stable Diffusion 2.x"),
         (conv_in(9), "9 channels"),
         (conv_in(8), "8 channels"),
         (conv_in(5) | {PROJ_IN: ONE}, "5 channels"),
@@ -236,7 +252,25 @@ def test_other_architectures_are_named(tmp_path: Path, tensors: Tensors, says: s
     save_file(tensors, path)
     message = message_of(path)
     assert says in message
-    assert "This version trains Stable Diffusion 1.x" in message
+    assert "This version trains Stable Diffusion 1.x, Stable Diffusion 2.x" in message
+
+
+@pytest.mark.parametrize(
+    ("tensors", "arch"),
+    [
+        (conv_in(4), "sd15"),
+        (conv_in(4) | {PROJ_IN: ONE}, "sd21"),
+        (conv_in(4) | {SD2_TEXT + "ln_final.bias": ONE}, "sd21"),
+        (conv_in(4) | {"conditioner.embedders.1.model.ln_final.bias": ONE}, "sdxl"),
+        (conv_in(4) | {UNET + "label_emb.0.0.weight": ONE}, "sdxl"),
+    ],
+)
+def test_architectures_are_told_by_their_names_and_shapes(
+    tmp_path: Path, tensors: Tensors, arch: str
+) -> None:
+    path = tmp_path / "any.safetensors"
+    save_file(tensors, path)
+    assert detect.checkpoint(read_header(path)).arch == arch
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from lora_diffusion.families import layout, single_file
-from lora_diffusion.families.detect import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, read_json
+from lora_diffusion.families import layout, ldm_configs
+from lora_diffusion.families.detect import (
+    SD1_TEXT_PREFIX,
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+)
 from lora_diffusion.inject import AdapterConfig, inject
 from lora_diffusion.keys import TEXT_ENCODER, UNET
 from tests.families.sd15_models import Models, ldm_tensors
@@ -21,7 +26,7 @@ TEXT_PARAMETERS = 123_060_480
 
 
 def config(part: str) -> dict[str, Any]:
-    return read_json(single_file.CONFIGS / part / "config.json")
+    return ldm_configs.shipped("sd15", part)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +61,8 @@ def test_sizes(base: dict[str, nn.Module], part: str, count: int, tensors: int) 
 
 
 def test_the_shipped_folder_lacks_weights_and_tokenizer_alone() -> None:
-    files = sorted(
-        str(p.relative_to(single_file.CONFIGS)) for p in single_file.CONFIGS.rglob("*.json")
-    )
+    folder = ldm_configs.folder("sd15")
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.json"))
     assert files == sorted(
         [layout.SCHEDULER_CONFIG, *(f"{part}/config.json" for part in layout.STEMS)]
     )
@@ -118,9 +122,9 @@ def test_true_shapes_give_back_the_true_configuration(base: dict[str, nn.Module]
     """Widths read off a full-size checkpoint are the shipped ones, to the last field."""
     whole = Models(base[UNET], base["vae"], base[TEXT_ENCODER], None)  # type: ignore[arg-type]
     shapes = {name: tuple(tensor.shape) for name, tensor in ldm_tensors(whole).items()}
-    assert single_file.unet_config(shapes, "") == config("unet")
-    assert single_file.vae_config(shapes, "") == config("vae")
-    assert single_file.text_config(shapes, "") == config("text_encoder")
+    assert ldm_configs.unet_config(shapes, "sd15", "") == config("unet")
+    assert ldm_configs.vae_config(shapes, "sd15", "") == config("vae")
+    assert ldm_configs.clip_config(shapes, SD1_TEXT_PREFIX, "sd15", "") == config("text_encoder")
     # Published facts about v1-5-pruned-emaonly.safetensors.
     counts = Counter(name.split(".")[0] for name in shapes)
     assert counts == {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.families.base import DiffusionBase, LatentDistribution
+from lora_diffusion.families.base import DiffusionBase, LatentDistribution, PictureSize
 from trainers.data.images import fit_square, load_rgb, to_pixels
 from trainers.data.scan import Picture
 
@@ -24,19 +24,27 @@ class Dataset:
     Attributes:
         instances, classes: the pictures.
         latents: what the VAE says of each, instances first; rows `[1, c, h/f, w/f]`, fp32, CPU.
+        sizes: of each before cropping, likewise.
         fingerprint: changes when a picture's bytes or caption do.
     """
 
     instances: tuple[Picture, ...]
     classes: tuple[Picture, ...]
     latents: tuple[LatentDistribution, ...]
+    sizes: tuple[PictureSize, ...]
     fingerprint: str
 
     def picture(self, is_class: bool, index: int) -> Picture:
         return (self.classes if is_class else self.instances)[index]
 
     def latent(self, is_class: bool, index: int) -> LatentDistribution:
-        return self.latents[index + (len(self.instances) if is_class else 0)]
+        return self.latents[self._place(is_class, index)]
+
+    def size(self, is_class: bool, index: int) -> PictureSize:
+        return self.sizes[self._place(is_class, index)]
+
+    def _place(self, is_class: bool, index: int) -> int:
+        return index + (len(self.instances) if is_class else 0)
 
     @property
     def captions(self) -> list[str]:
@@ -57,12 +65,15 @@ def encode_dataset(
     """
     pictures = [*instances, *classes]
     latents: list[LatentDistribution] = []
+    sizes: list[PictureSize] = []
     problems: list[str] = []
     for first in range(0, len(pictures), _ENCODE_BATCH):
         rows = []
         for picture in pictures[first : first + _ENCODE_BATCH]:
             try:
-                rows.append(to_pixels(fit_square(load_rgb(picture.path), resolution_px)))
+                image = load_rgb(picture.path)
+                sizes.append(square_size(image.height, image.width, resolution_px))
+                rows.append(to_pixels(fit_square(image, resolution_px)))
             except InputError as error:
                 problems.append(str(error))
         if not problems:
@@ -74,8 +85,19 @@ def encode_dataset(
             "\n".join(problems[:_MAX_NAMED]) + (f"\n… and {more} more." if more > 0 else "")
         )
     return Dataset(
-        tuple(instances), tuple(classes), tuple(latents), fingerprint(pictures, resolution_px)
+        tuple(instances),
+        tuple(classes),
+        tuple(latents),
+        tuple(sizes),
+        fingerprint(pictures, resolution_px),
     )
+
+
+def square_size(height_px: int, width_px: int, side_px: int) -> PictureSize:
+    """What `fit_square` does to a picture of that size (upright), in the numbers of SDXL."""
+    scale = side_px / min(height_px, width_px)
+    top, left = (round((side * scale - side_px) / 2) for side in (height_px, width_px))
+    return PictureSize((height_px, width_px), (side_px, side_px), (top, left))
 
 
 def fingerprint(pictures: Sequence[Picture], resolution_px: int) -> str:

@@ -1,0 +1,73 @@
+"""Loaded models and tokenizers -> the base of their architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lora_diffusion.families import tokenizer, weights
+from lora_diffusion.families.base import DiffusionBase, Prediction
+from lora_diffusion.families.request import Request
+from lora_diffusion.families.sd import StableDiffusion
+from lora_diffusion.families.sdxl import StableDiffusionXL
+from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+
+VAE = "vae"
+
+
+def text_parts(arch: str) -> tuple[str, ...]:
+    """The text encoders of a model of that architecture."""
+    return (TEXT_ENCODER, TEXT_ENCODER_2) if arch == "sdxl" else (TEXT_ENCODER,)
+
+
+def assemble(
+    request: Request,
+    models: Mapping[str, Any],
+    words: Mapping[str, Any],
+    scheduler_config: Mapping[str, Any],
+    prediction: Prediction,
+    *,
+    zero_empty: bool = True,
+) -> DiffusionBase:
+    """The base made of `models` (part -> model) and `words` (text-encoder part -> tokenizer).
+
+    Args:
+        scheduler_config: as the base says it; `prediction` replaces its prediction_type.
+        zero_empty: SDXL alone: an empty prompt is zeros.
+
+    Raises:
+        InputError: a tokenizer does not fit its encoder, the UNet is of another kind, or clip
+            skip goes past the encoder.
+    """
+    for part, own in words.items():
+        tokenizer.check_fits(own, models[part], request.where)
+    settled: dict[str, Any] = {
+        part: weights.settle(model, request.device) for part, model in models.items()
+    }
+    scheduler = dict(scheduler_config) | {"prediction_type": prediction}
+    if request.found.arch == "sdxl":
+        return StableDiffusionXL(
+            arch=request.found.arch,
+            name=request.name,
+            unet=settled[UNET],
+            vae=settled[VAE],
+            text_encoder=settled[TEXT_ENCODER],
+            text_encoder_2=settled[TEXT_ENCODER_2],
+            tokenizer=words[TEXT_ENCODER],
+            tokenizer_2=words[TEXT_ENCODER_2],
+            scheduler_config=scheduler,
+            prediction=prediction,
+            clip_skip=request.clip_skip,
+            zero_empty=zero_empty,
+        )
+    return StableDiffusion(
+        arch=request.found.arch,
+        name=request.name,
+        unet=settled[UNET],
+        vae=settled[VAE],
+        text_encoder=settled[TEXT_ENCODER],
+        tokenizer=words[TEXT_ENCODER],
+        scheduler_config=scheduler,
+        prediction=prediction,
+        clip_skip=request.clip_skip,
+    )

@@ -1,0 +1,153 @@
+"""SD2.x and SDXL train: every adapted part moves, sizes and pooled embeddings arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lora_diffusion.families import load_base
+from lora_diffusion.families.base import PictureSize
+from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from trainers import devices, setup
+from trainers.data.dataset import encode_dataset, square_size
+from trainers.data.order import Order
+from trainers.layering import build_spec
+from trainers.loop import Trainer
+from trainers.optim import make_optimizer
+from trainers.preview import Previewer
+
+PARTS = {"sd21": {"unet", "text_encoder"}, "sdxl": {"unet", "text_encoder", "text_encoder_2"}}
+STEPS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models only wait for each other on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {
+        "sd21": save_sd21(make_sd21(), root / "sd21"),
+        "sdxl": save_sdxl(make_sdxl(), root / "sdxl"),
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (colour, size) in enumerate({"red": (96, 64), "green": (64, 80)}.items()):
+        Image.new("RGB", size, colour).save(folder / f"{number}.png")
+    return folder
+
+
+def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]) -> Trainer:
+    settings: dict[str, dict[str, object]] = {
+        "adapter": {"rank": 2, "targets": "attn"},
+        "optim": {"lr_unet": 1e-2, "lr_text": 1e-2, "lr_warmup_ratio": 0.0},
+        "data": {"folder": str(pictures), "trigger": "sks", "caption_dropout": 0.3},
+        "model": {"base": str(base_folder), "precision": "fp32", "device": "cpu"},
+        "schedule": {"steps": STEPS, "batch_size": 2},
+        "preview": {"sampling_steps": 1, "prompts": ["sks"]},
+    }
+    spec = build_spec([settings, changes])
+    placement = devices.choose(spec.model)
+    base = load_base(base_folder, dtype=placement.dtype)
+    instances = setup.find_instances(spec.data)
+    dataset = encode_dataset(base, instances, [], base.native_size_px, lambda *_: None)
+    handle = setup.put_adapter(base, spec)
+    previewer = Previewer(base, spec, ("sks",), base.native_size_px, pictures)
+    trainer = Trainer(
+        spec,
+        STEPS,
+        base,
+        handle,
+        dataset,
+        Order(len(instances), 0, 0.5, spec.schedule.seed),
+        devices.make_accelerator(placement, spec.schedule.accumulate),
+        make_optimizer(spec.optim, handle),
+        setup.cache_prompts(base, handle, dataset, previewer),
+    )
+    trainer.set_training()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("arch", "with_text", "checkpointing"),
+    [("sd21", True, False), ("sd21", False, True), ("sdxl", True, True), ("sdxl", False, False)],
+)
+def test_every_adapted_part_learns(
+    bases: dict[str, Path], pictures: Path, arch: str, with_text: bool, checkpointing: bool
+) -> None:
+    trainer = make_trainer(
+        bases[arch],
+        pictures,
+        optim={"lr_text": 1e-2 if with_text else 0.0},
+        model={"gradient_checkpointing": checkpointing},
+    )
+    adapted = {key.part for key in trainer.handle.layers}
+    assert adapted == (PARTS[arch] if with_text else {"unet"})
+    assert set(trainer.base.parts) == adapted
+    results = [trainer.step(step) for step in range(STEPS)]
+    assert all(0 < result.loss < 10 for result in results)
+    # SDXL reads both encoders before their last layer, so that one alone has nothing to learn.
+    last = {"text_encoder": "layers.2.", "text_encoder_2": "layers.3."}
+    for part in adapted:
+        moved = {k: bool(a.up.abs().max() > 0) for k, a in trainer.handle.adapters(part)}
+        unread = [str(k) for k, has in moved.items() if not has]
+        if arch == "sdxl" and part == "text_encoder":
+            assert unread
+            assert all(last[part] in name for name in unread)
+        else:
+            assert not unread
+
+
+def test_cached_prompts_keep_their_pooled_embedding(bases: dict[str, Path], pictures: Path) -> None:
+    trainer = make_trainer(bases["sdxl"], pictures, optim={"lr_text": 0.0})
+    assert trainer.cached_prompts is not None
+    assert all(c.pooled is not None for c in trainer.cached_prompts.values())
+    assert not trainer.cached_prompts[""].context.any()
+    fresh = load_base(bases["sdxl"])
+    for caption, cached in trainer.cached_prompts.items():
+        encoded = fresh.encode_prompts([caption], chunks=cached.context.shape[1] // 77)
+        assert torch.equal(cached.context, encoded.context)
+        assert torch.equal(cached.pooled, encoded.pooled)  # type: ignore[arg-type]
+
+
+def test_a_batch_tells_where_its_pictures_come_from(bases: dict[str, Path], pictures: Path) -> None:
+    trainer = make_trainer(bases["sdxl"], pictures, optim={"lr_text": 0.0})
+    assert trainer.dataset.sizes == (
+        PictureSize((64, 96), (64, 64), (0, 16)),
+        PictureSize((80, 64), (64, 64), (8, 0)),
+    )
+    seen = {size for micro in range(3) for size in trainer.batch(micro).sizes}
+    assert seen == set(trainer.dataset.sizes)
+    batch = trainer.batch(0)
+    loss = trainer.loss(batch).item()
+    other = [PictureSize((2000, 3000), (64, 64), (0, 900))] * len(batch.sizes)
+    object.__setattr__(batch, "sizes", other)
+    assert abs(trainer.loss(batch).item() - loss) > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "crop"),
+    [
+        (512, 512, 512, (0, 0)),
+        (600, 300, 1024, (512, 0)),
+        (300, 600, 150, (0, 75)),
+        (1000, 1333, 1024, (0, 170)),
+    ],
+)
+def test_the_crop_is_counted_in_the_scaled_picture(
+    height: int, width: int, side: int, crop: tuple[int, int]
+) -> None:
+    assert square_size(height, width, side) == PictureSize((height, width), (side, side), crop)
