@@ -23,7 +23,7 @@ from lora_diffusion.formats.arch import ARCH_NAMES
 from lora_diffusion.formats.diffusers_names import CLIP_LEVEL, PEFT_PREFIX
 from lora_diffusion.formats.kohya_names import kohya_stem, lycoris_stem
 from lora_diffusion.formats.layer_names import is_layer
-from lora_diffusion.keys import PARTS, TEXT_ENCODER, LayerKey
+from lora_diffusion.keys import PARTS, TEXT_ENCODER, UNET, LayerKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +195,10 @@ def _peft_tensors(
             )
         # [out, 1] -> [out];  [out, 1, 1, 1] -> [1, out, 1, 1]
         moved = factors.magnitude.transpose(0, 1) if factors.is_conv else factors.magnitude[:, 0]
-        tensors[f"{stem}.lora_magnitude_vector"] = _narrowed(key, moved, dtype)
+        # transformers, which loads diffusers' text encoders, looks for the parameter's own name.
+        own_name = format == "diffusers" and key.part != UNET
+        leaf = "lora_magnitude_vector.weight" if own_name else "lora_magnitude_vector"
+        tensors[f"{stem}.{leaf}"] = _narrowed(key, moved, dtype)
     return tensors
 
 
