@@ -63,7 +63,7 @@ def spell_legacy(
     )
     tensors: dict[str, Named] = {}
     for part in (UNET, TEXT_ENCODER):
-        count = len([name for name in names if name.startswith(f"{part}:")]) // 2
+        count = len({name.split(":")[1] for name in names if name.startswith(f"{part}:")})
         if not count:
             continue
         _check_classes(source, part, metadata)
