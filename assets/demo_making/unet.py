@@ -56,7 +56,7 @@ class UnetSteps:
     legs: tuple[Leg, ...] = (
         Leg(steps=3600, batch=24, lr_share=1.0, flat_share=0.4, noisy_floor=0.05),
         Leg(steps=1100, batch=16, lr_share=0.4, flat_share=0.0, noisy_floor=0.05),
-        Leg(steps=4500, batch=16, lr_share=0.6, flat_share=0.4, noisy_floor=0.15),
+        Leg(steps=2800, batch=16, lr_share=0.6, flat_share=0.5, noisy_floor=0.15),
     )
     scenes: int = 24_000
     seed: int = 31

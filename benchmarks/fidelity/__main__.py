@@ -19,9 +19,10 @@ from lora_diffusion.families import DiffusionBase, load_base
 
 from . import validation
 from .measure import (
+    Draw,
     Tally,
     adapters_on,
-    draw_prompts,
+    drawer,
     measure_base,
     measure_character,
     measure_mix,
@@ -31,7 +32,7 @@ from .measure import (
 )
 from .prompts import other_prompts
 
-Measure = Callable[[DiffusionBase, int, Tally], list[Image.Image]]
+Measure = Callable[[Draw, int, Tally], list[Image.Image]]
 SHEET_SCALE = 2
 
 
@@ -41,8 +42,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     base = load_base(options.base)
     print(
-        f"{options.verb}: {options.base}, DDIM {SAMPLE_STEPS} steps, guidance {GUIDANCE:g}, "
-        f"drawing seeds {' '.join(map(str, options.seeds))}, {date.today()}"
+        f"{options.verb}: {options.base}, DDIM {SAMPLE_STEPS} steps, "
+        f"guidance {options.guidance:g}, drawing seeds {' '.join(map(str, options.seeds))}, "
+        f"{date.today()}"
     )
     if options.verb == "validate":
         _validate(base)
@@ -79,6 +81,7 @@ def _parse() -> argparse.Namespace:
         "--cache", type=Path, metavar="DIR", default=Path("runs/fidelity"),
         help="where the base's own adherence is kept between calls",
     )  # fmt: skip
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help=f"default {GUIDANCE:g}")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -105,14 +108,14 @@ def _report(
     measure: Measure,
     options: argparse.Namespace,
 ) -> None:
-    tally, sheet = Tally(), []
+    tally, sheet, draw = Tally(), [], drawer(base, options.guidance)
     compares = options.verb in ("character", "style") and not options.no_forgetting
     for weighted, seed in runs:
-        before = _base_share(base, seed, options) if compares else 0.0
+        before = _base_share(draw, seed, options) if compares else 0.0
         with adapters_on(base, weighted):
-            pictures = measure(base, seed, tally)
+            pictures = measure(draw, seed, tally)
             if compares:
-                measure_others(base, seed, tally, before)
+                measure_others(draw, seed, tally, before)
         sheet = sheet or pictures
     print("\n".join(tally.lines()), flush=True)
     if options.sheet is not None:
@@ -120,15 +123,15 @@ def _report(
         save_sheet([p.resize((side, side), Image.Resampling.LANCZOS) for p in sheet], options.sheet)
 
 
-def _base_share(base: DiffusionBase, seed: int, options: argparse.Namespace) -> float:
+def _base_share(draw: Draw, seed: int, options: argparse.Namespace) -> float:
     """The base's own share of all right on the other prompts, drawn once for each base."""
     weights = sorted(Path(resolve(options.base)).rglob("*.safetensors"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:12]
-    kept = options.cache / f"base-{digest}-{SAMPLE_STEPS}-{GUIDANCE:g}-{seed}.json"
+    kept = options.cache / f"base-{digest}-{SAMPLE_STEPS}-{options.guidance:g}-{seed}.json"
     if kept.exists():
         return float(json.loads(kept.read_text(encoding="utf-8"))["all right"])
     prompts = other_prompts()
-    right = others_right(prompts, draw_prompts(base, prompts, seed))
+    right = others_right(prompts, draw(prompts, seed))
     shares = {name: mean(map(float, hits)) for name, hits in right.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(shares, indent=2) + "\n", encoding="utf-8")

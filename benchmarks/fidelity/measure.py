@@ -6,7 +6,7 @@ and without an adapter, so that forgetting is a paired comparison.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,8 @@ from .prompts import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Draw = Callable[[Sequence[Prompt], int], list[Image.Image]]  # (prompts, seed) -> pictures
 
 
 @dataclass
@@ -76,20 +78,24 @@ def adapters_on(base: DiffusionBase, weighted: Sequence[tuple[Path, float]]) -> 
         yield
 
 
-def draw_prompts(base: DiffusionBase, prompts: Sequence[Prompt], seed: int) -> list[Image.Image]:
-    """One picture for each prompt, from noise that depends on (seed, index) alone."""
-    specs = [
-        PictureSpec(
-            prompt=prompt.text,
-            seed=derive_seed("fidelity", seed, index),
-            sampling_steps=SAMPLE_STEPS,
-            cfg=GUIDANCE,
-            width_px=base.native_size_px,
-            height_px=base.native_size_px,
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-    return draw(base, specs)
+def drawer(base: DiffusionBase, guidance: float = GUIDANCE) -> Draw:
+    """Draws one picture for each prompt, from noise that depends on (seed, index) alone."""
+
+    def draw_prompts(prompts: Sequence[Prompt], seed: int) -> list[Image.Image]:
+        specs = [
+            PictureSpec(
+                prompt=prompt.text,
+                seed=derive_seed("fidelity", seed, index),
+                sampling_steps=SAMPLE_STEPS,
+                cfg=guidance,
+                width_px=base.native_size_px,
+                height_px=base.native_size_px,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        return draw(base, specs)
+
+    return draw_prompts
 
 
 def others_right(
@@ -113,14 +119,14 @@ def others_right(
     return right
 
 
-def measure_base(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Image]:
+def measure_base(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     """Adherence, and how often the base by itself passes the adapters' scores."""
     others = other_prompts()
-    pictures = draw_prompts(base, others, seed)
+    pictures = draw(others, seed)
     for name, hits in others_right(others, pictures).items():
         tally.add(f"{name} on {len(others)} prompts", hits, as_count=False)
     creatures = character_prompts(trigger=False)
-    drawn = draw_prompts(base, creatures, seed)
+    drawn = draw(creatures, seed)
     scenes = list(zip([*others, *creatures], [*pictures, *drawn], strict=True))
     tally.add("base pictures that pass as the character", [likeness(p).strict for _, p in scenes])
     tally.add("base pictures that leak the character", [likeness(p).leak for _, p in scenes])
@@ -129,10 +135,10 @@ def measure_base(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Ima
     return [*drawn, *pictures[:32]]
 
 
-def measure_character(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Image]:
+def measure_character(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     """Likeness with the trigger, and traces of it without."""
     prompts = character_prompts()
-    pictures = draw_prompts(base, prompts, seed)
+    pictures = draw(prompts, seed)
     found = [likeness(picture) for picture in pictures]
     tally.add("strict likeness", [like.strict for like in found])
     for part in found[0].parts:
@@ -142,15 +148,15 @@ def measure_character(base: DiffusionBase, seed: int, tally: Tally) -> list[Imag
         for prompt, picture in zip(prompts, pictures, strict=True)
     ]
     tally.add("background as asked", backgrounds)
-    plain = draw_prompts(base, character_prompts(trigger=False), seed)
+    plain = draw(character_prompts(trigger=False), seed)
     tally.add("leak without the trigger", [likeness(picture).leak for picture in plain])
     return [*pictures, *plain]
 
 
-def measure_style(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Image]:
+def measure_style(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     """The style with the trigger, on known and held-out shapes, and traces of it without."""
     prompts = style_prompts()
-    pictures = draw_prompts(base, prompts, seed)
+    pictures = draw(prompts, seed)
     read = [read_drawing(p, q.background) for q, p in zip(prompts, pictures, strict=True)]
     pairs = list(zip(prompts, read, strict=True))
     tally.add("strict style", [d.strict for d in read])
@@ -161,16 +167,16 @@ def measure_style(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Im
     tally.add("colour as asked", [d.colour == q.colour for q, d in pairs], as_count=False)
     tally.add("background as asked", [d.background == q.background for q, d in pairs])
     without = style_prompts(trigger=False)
-    plain = draw_prompts(base, without, seed)
+    plain = draw(without, seed)
     leaks = [read_drawing(p, q.background) for q, p in zip(without, plain, strict=True)]
     tally.add("leak without the trigger", [d.strict for d in leaks])
     return [*pictures, *plain]
 
 
-def measure_mix(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Image]:
+def measure_mix(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     """Both at once."""
     prompts = mix_prompts()
-    pictures = draw_prompts(base, prompts, seed)
+    pictures = draw(prompts, seed)
     read = [read_mix(p, q.background) for q, p in zip(prompts, pictures, strict=True)]
     tally.add("strict composition", [mix.strict for mix in read])
     tally.add("  the ink style", [mix.drawing.strict for mix in read])
@@ -179,10 +185,10 @@ def measure_mix(base: DiffusionBase, seed: int, tally: Tally) -> list[Image.Imag
     return pictures
 
 
-def measure_others(base: DiffusionBase, seed: int, tally: Tally, before: float) -> None:
+def measure_others(draw: Draw, seed: int, tally: Tally, before: float) -> None:
     """Adherence kept on other prompts, and the points lost against the base's share `before`."""
     prompts = other_prompts()
-    right = others_right(prompts, draw_prompts(base, prompts, seed))
+    right = others_right(prompts, draw(prompts, seed))
     for name, hits in right.items():
         tally.add(f"{name} on {len(prompts)} other prompts", hits, as_count=False)
     lost = before - mean(map(float, right["all right"]))

@@ -14,7 +14,7 @@ from assets.demo_making.scenes import SPARE_WORDS
 from benchmarks.fidelity import validation
 from benchmarks.fidelity.character import ideal_parts, likeness
 from benchmarks.fidelity.ink import read_drawing
-from benchmarks.fidelity.measure import Tally, adapters_on, draw_prompts, others_right
+from benchmarks.fidelity.measure import Tally, adapters_on, drawer, others_right
 from benchmarks.fidelity.pixels import box_of, reached_from_border
 from benchmarks.fidelity.prompts import (
     OTHERS,
@@ -143,14 +143,14 @@ def test_others_count_only_what_was_asked() -> None:
 
 def test_adapters_leave_no_trace(base: DiffusionBase, tmp_path: Path) -> None:
     prompt = [Prompt("a red circle on a blue background", "blue")]
-    (before,) = draw_prompts(base, prompt, seed=0)
+    (before,) = drawer(base)(prompt, 0)
     handle = inject(base.parts, AdapterConfig(rank=2))
     for parameter in handle.parameters():
         parameter.data.normal_(0, 0.3)
     handle.save(tmp_path / "made.safetensors")
     handle.remove()
     with adapters_on(base, [(tmp_path / "made.safetensors", 1.0)]):
-        (changed,) = draw_prompts(base, prompt, seed=0)
-    (after,) = draw_prompts(base, prompt, seed=0)
+        (changed,) = drawer(base)(prompt, 0)
+    (after,) = drawer(base)(prompt, 0)
     assert changed.tobytes() != before.tobytes()
     assert after.tobytes() == before.tobytes()
