@@ -1,11 +1,13 @@
-"""Write a full-size Stable Diffusion 1.5 with random weights, to measure and test with.
+"""Write a full-size Stable Diffusion with random weights, to measure and test with.
 
-    python -m benchmarks.make_random_sd15 OUT [--layout folder|checkpoint] [--dtype fp16] [--seed 0]
+    python -m benchmarks.make_random_sd15 OUT [--arch sd15|sd21|sdxl] [--layout folder|checkpoint]
+        [--dtype fp16] [--seed 0]
 
 It draws nothing worth looking at, but has every layer at its true size: memory, speed and the
 loading code behave as with the real model. Weights are scaled so that activations keep their
 order of magnitude and stay finite in fp16. One tensor is in memory at a time (236 MB at most); the
-files take 2.1 GB in fp16. Without the open_clip_torch package the folder comes without a tokenizer.
+files take 2.1 GB in fp16 (SD2.1 2.6 GB, SDXL 6.9 GB). Single files are written for SD1.5 alone.
+Without the open_clip_torch package the folder comes without a tokenizer.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import json
 import math
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +38,11 @@ CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+SDXL_CLASSES = CLASSES | {
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
+PIPELINES = {"sd15": CLASSES, "sd21": CLASSES, "sdxl": SDXL_CLASSES}
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,16 @@ class Parameter:
 def parameters(arch: str = "sd15") -> list[Parameter]:
     """Every parameter of a model of that architecture, under diffusers' names."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = {part: ldm_configs.shipped(arch, part) for part in layout.STEMS}
+    make: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+        "unet": UNet2DConditionModel.from_config,
+        "vae": AutoencoderKL.from_config,
+        "text_encoder": lambda c: CLIPTextModel(CLIPTextConfig.from_dict(c)),
+        "text_encoder_2": lambda c: CLIPTextModelWithProjection(CLIPTextConfig.from_dict(c)),
+    }
     with torch.device("meta"):
-        models = {
-            "unet": UNet2DConditionModel.from_config(config["unet"]),
-            "vae": AutoencoderKL.from_config(config["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(config["text_encoder"])),
-        }
+        models = {part: make[part](ldm_configs.shipped(arch, part)) for part in layout.stems(arch)}
     return [
         Parameter(part, name, name, tuple(tensor.shape))
         for part, model in models.items()
@@ -104,26 +113,30 @@ def write_weights(path: Path, listed: Iterable[Parameter], dtype: str, seed: int
             file.write(value.flatten().view(torch.uint8).numpy())
 
 
-def write_folder(out: Path, dtype: str = "fp16", seed: int = 0) -> Path:
+def write_folder(out: Path, dtype: str = "fp16", seed: int = 0, arch: str = "sd15") -> Path:
     """The model as a diffusers folder at `out`."""
-    listed = parameters()
-    for part, stem in layout.STEMS.items():
+    listed = parameters(arch)
+    shipped = ldm_configs.folder(arch)
+    for part, stem in layout.stems(arch).items():
         weights = out / part / f"{stem}.safetensors"
         write_weights(weights, (p for p in listed if p.part == part), dtype, seed)
-        shutil.copy(ldm_configs.folder("sd15") / part / "config.json", out / part / "config.json")
+        shutil.copy(shipped / part / "config.json", out / part / "config.json")
     scheduler = out / layout.SCHEDULER_CONFIG
     scheduler.parent.mkdir(exist_ok=True)
-    shutil.copy(ldm_configs.folder("sd15") / layout.SCHEDULER_CONFIG, scheduler)
-    index: Mapping[str, object] = {"_class_name": "StableDiffusionPipeline"} | CLASSES
+    shutil.copy(shipped / layout.SCHEDULER_CONFIG, scheduler)
+    pipeline = "StableDiffusionXLPipeline" if arch == "sdxl" else "StableDiffusionPipeline"
+    index: Mapping[str, object] = {"_class_name": pipeline} | PIPELINES[arch]
     (out / MODEL_INDEX).write_text(json.dumps(index, indent=2))
     published = tokenizer.find_bpe_file()
     if published is not None:
-        tokenizer.from_bpe_file(published).save_pretrained(out / "tokenizer")
+        words = tokenizer.for_parts(tokenizer.from_bpe_file(published), arch)
+        for name, own in zip(layout.tokenizers(arch), words.values(), strict=True):
+            own.save_pretrained(out / name)
     return out
 
 
 def write_checkpoint(out: Path, dtype: str = "fp16", seed: int = 0) -> Path:
-    """The same model as a single-file checkpoint at `out`."""
+    """SD1.5 as a single-file checkpoint at `out`, with the folder's weights."""
     from tests.families.sd15_models import ldm_name, ldm_shape
 
     listed = [
@@ -137,12 +150,17 @@ def write_checkpoint(out: Path, dtype: str = "fp16", seed: int = 0) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, help="folder, or .safetensors file, to write")
+    parser.add_argument("--arch", choices=tuple(PIPELINES), default="sd15")
     parser.add_argument("--layout", choices=("folder", "checkpoint"), default="folder")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write = write_folder if arguments.layout == "folder" else write_checkpoint
-    print(write(arguments.out, arguments.dtype, arguments.seed))
+    if arguments.layout == "folder":
+        print(write_folder(arguments.out, arguments.dtype, arguments.seed, arguments.arch))
+    elif arguments.arch == "sd15":
+        print(write_checkpoint(arguments.out, arguments.dtype, arguments.seed))
+    else:
+        parser.error("--layout checkpoint is for --arch sd15 only; use --layout folder")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from lora_diffusion.families import hub, load_base
 from lora_diffusion.families.load import locate
 from tests.families.checks import same
 from tests.families.hub_server import Hub, running
+from tests.families.other_models import make_sdxl, save_sdxl
 from tests.families.sd15_models import Models, save_folder, write_json
 
 ID = "owner/name"
@@ -121,6 +122,21 @@ def test_another_architecture_is_refused_before_its_weights_are_fetched(served: 
     message = refused()
     assert "of the class StableDiffusionPipeline" in message
     assert not [name for name in served.fetched if name.endswith(".safetensors")]
+
+
+def test_sdxl_is_fetched_with_both_encoders_and_serves_again(
+    served: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make_sdxl()
+    shutil.rmtree(served.folder)
+    save_sdxl(models, served.folder)
+    same(load_base(ID), models)
+    fetched = set(served.fetched)
+    assert {"text_encoder_2/model.safetensors", "tokenizer_2/tokenizer_config.json"} < fetched
+    asked = served.requests
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    same(load_base(ID), models)
+    assert served.requests == asked
 
 
 def test_pickles_alone(served: Hub) -> None:

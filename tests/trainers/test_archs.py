@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lora_diffusion import load
 from lora_diffusion.families import load_base
 from lora_diffusion.families.base import PictureSize
 from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from tests.trainers.conftest import Run
 from trainers import devices, setup
 from trainers.data.dataset import encode_dataset, square_size
 from trainers.data.order import Order
@@ -109,6 +111,28 @@ def test_every_adapted_part_learns(
             assert all(last[part] in name for name in unread)
         else:
             assert not unread
+
+
+@pytest.mark.parametrize("arch", PARTS)
+def test_the_command_trains_draws_and_exports(
+    bases: dict[str, Path], pictures: Path, tmp_path: Path, train: Run, arch: str
+) -> None:
+    done = train(
+        "--model.base", bases[arch], "--data.folder", pictures, "--data.trigger", "sks",
+        "--model.precision", "fp32", "--model.device", "cpu", "--model.threads", 1,
+        "--adapter.rank", 2, "--adapter.targets", "attn", "--adapter.text_targets", "attn",
+        "--optim.lr_unet", "1e-2", "--optim.lr_text", "1e-2", "--optim.lr_warmup_ratio", 0,
+        "--schedule.steps", STEPS, "--schedule.batch_size", 2, "--preview.sampling_steps", 1,
+        "--preview.every_steps", 0, "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert {"sd21": "SD2.x, v-prediction", "sdxl": "SDXL, epsilon"}[arch] in done.stderr
+    base = load_base(bases[arch])
+    adapter = load(tmp_path / "run" / "run.safetensors", base.shapes())
+    assert adapter.arch == arch
+    assert set(adapter.modules_by_part()) == PARTS[arch]
+    assert all(bool(factors.up.isfinite().all()) for factors in adapter.layers.values())
+    assert any(bool(factors.up.any()) for factors in adapter.layers.values())
+    assert list((tmp_path / "run" / "previews").rglob("*.png"))
 
 
 def test_cached_prompts_keep_their_pooled_embedding(bases: dict[str, Path], pictures: Path) -> None:
