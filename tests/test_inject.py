@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,12 @@ from tests.conftest import fill, make_parts, state_bytes
 EVERYTHING = AdapterConfig(targets="all", text_targets="all", rank=4, alpha=2.0)
 
 
+DORA = replace(EVERYTHING, kind="dora")
+DORA_OUT = replace(DORA, dora_axis="out")
+RSLORA = replace(EVERYTHING, kind="rslora")
+EACH_KIND = pytest.mark.parametrize("config", [EVERYTHING, RSLORA, DORA, DORA_OUT])
+
+
 @pytest.mark.parametrize("targets", ["attn", "attn+ff", "transformer", "all"])
 @torch.no_grad()
 def test_step_zero_equals_the_base_bit_for_bit(parts, forward, targets):
@@ -24,12 +32,30 @@ def test_step_zero_equals_the_base_bit_for_bit(parts, forward, targets):
     assert torch.equal(forward(), before)
 
 
+@EACH_KIND
 @torch.no_grad()
-def test_removal_leaves_the_base_byte_identical(parts, forward):
+def test_every_kind_begins_as_the_base_even_beside_a_merged_adapter(parts, forward, config):
+    before = forward()
+    inject(parts, config).remove()
+    one = inject(parts, EVERYTHING, name="one")
+    fill(one)
+    one.merge()
+    merged = forward()
+    two = inject(parts, config, name="two")
+    assert torch.equal(forward(), merged)
+    one.remove()
+    assert torch.equal(forward(), before)
+    two.merge()
+    assert torch.equal(forward(), before)
+
+
+@EACH_KIND
+@torch.no_grad()
+def test_removal_leaves_the_base_byte_identical(parts, forward, config):
     before = {name: state_bytes(model) for name, model in parts.items()}
     modules = {name: list(model.named_modules()) for name, model in parts.items()}
     output = forward()
-    handle = inject(parts, EVERYTHING)
+    handle = inject(parts, config)
     fill(handle)
     assert not torch.equal(forward(), output)
     handle.merge()
@@ -77,9 +103,10 @@ def test_adapters_are_independent_of_each_other_and_of_order(parts, forward):
     assert torch.equal(forward(), plain)
 
 
+@EACH_KIND
 @torch.no_grad()
-def test_attached_factors_act_as_the_adapter_they_were_taken_from(parts, forward):
-    handle = inject(parts, EVERYTHING)
+def test_attached_factors_act_as_the_adapter_they_were_taken_from(parts, forward, config):
+    handle = inject(parts, config)
     fill(handle)
     handle.scale = 0.7
     expected = forward()
@@ -107,6 +134,36 @@ def test_rank_and_alpha_by_pattern(parts):
             assert (rank, alpha) == (2, 2.0)
         else:
             assert rank == alpha == (8 if ".attn2." in key.path else 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "linear", "conv"),
+    [
+        (AdapterConfig(targets="all", rank=8, conv_rank=2), (8, 8.0), (2, 2.0)),
+        (AdapterConfig(targets="all", rank=8, alpha=4.0, conv_rank=2), (8, 4.0), (2, 1.0)),
+        (AdapterConfig(targets="all", rank=8, alpha=4.0, conv_alpha=3.0), (8, 4.0), (8, 3.0)),
+        (AdapterConfig(targets="all", rank=8, conv_rank=2, conv_alpha=3.0), (8, 8.0), (2, 3.0)),
+        (AdapterConfig(targets="all", rank=4, kind="rslora", conv_rank=1), (4, 8.0), (1, 1.0)),
+        (AdapterConfig(targets="all", conv_rank=2, ranks={"*": 3}), (3, 3.0), (3, 3.0)),
+    ],
+)
+def test_rank_and_alpha_of_3x3_convolutions(parts, config, linear, conv):
+    for _, adapter in inject(parts, config).adapters():
+        above_1x1 = adapter.down.shape[2:] == (3, 3)
+        assert (adapter.rank, adapter.alpha) == (conv if above_1x1 else linear)
+
+
+def test_a_magnitude_that_does_not_fit_is_refused(parts):
+    file = inject(make_parts(), DORA).to_file("sd15")
+    key, factors = next(iter(file.layers.items()))
+    for changes in (
+        {"magnitude": torch.ones(1, 3)},
+        {"magnitude": None},
+        {"magnitude_axis": None},
+    ):
+        layers = {key: replace(factors, **changes)}
+        with pytest.raises(InputError, match="DoRA magnitude"):
+            attach(parts, replace(file, layers=layers))
 
 
 def test_targets_by_pattern_and_none(parts):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,9 @@ from lora_diffusion.layers import AdaptedLayer
 from tests.conftest import fill
 
 EVERYTHING = AdapterConfig(targets="all", text_targets="all", rank=4, alpha=2.0)
+DORA = replace(EVERYTHING, kind="dora")
+DORA_OUT = replace(DORA, dora_axis="out")
+EACH_KIND = pytest.mark.parametrize("config", [EVERYTHING, DORA, DORA_OUT])
 
 
 def base_bytes(parts) -> list[bytes]:
@@ -23,9 +28,10 @@ def base_bytes(parts) -> list[bytes]:
     ]
 
 
+@EACH_KIND
 @torch.no_grad()
-def test_merged_equals_unmerged(parts, forward):
-    handle = inject(parts, EVERYTHING)
+def test_merged_equals_unmerged(parts, forward, config):
+    handle = inject(parts, config)
     fill(handle)
     handle.scale = 0.8
     live = forward()
@@ -50,7 +56,10 @@ def test_unmerging_restores_the_exact_bits(parts, forward):
 
 @torch.no_grad()
 def test_several_merged_adapters_come_out_in_any_order(parts, forward):
-    handles = [inject(parts, EVERYTHING, name=name) for name in ("a", "b", "c")]
+    handles = [
+        inject(parts, config, name=name)
+        for name, config in (("a", EVERYTHING), ("b", DORA), ("c", DORA_OUT))
+    ]
     for seed, handle in enumerate(handles):
         fill(handle, seed)
         handle.scale = 0.5 + seed / 4
