@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ from lora_diffusion.formats.reading import (
     lay_out_opened,
     open_adapter,
 )
-from lora_diffusion.keys import LayerKey
+from lora_diffusion.keys import PARTS, LayerKey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +149,7 @@ def save_adapter(
     if not adapter.layers:
         raise InputError("The adapter has no layers, so there is nothing to save.")
     path = Path(path)
-    _check_target(path, format)
+    _check_target(path, format, {key.part for key in adapter.layers})
     encoded = encode(adapter, torch_dtype, format)
     metadata = _metadata(adapter, path, dtype, facts)
     if format != "peft":
@@ -165,11 +165,17 @@ def save_adapter(
     return encoded.notes
 
 
-def _check_target(path: Path, format: str) -> None:
+def _check_target(path: Path, format: str, parts: Collection[str]) -> None:
     name = printable(path.name)
     if format == "peft":
         if path.is_file() or path.name.endswith(_SUFFIX):
             raise InputError(f"{name}: PEFT's format is a folder. Give a name for a folder.")
+        for other in ("", *(part for part in PARTS if part not in parts)):
+            if (path / other / PEFT_CONFIG).exists():
+                raise InputError(
+                    f"{name}: it holds another adapter ('{Path(other) / PEFT_CONFIG}'), which "
+                    "would be taken for a part of this one. Give a new folder."
+                )
     elif path.is_dir():
         raise InputError(f"{name}: it is a folder. Give a file name that ends in {_SUFFIX}.")
 

@@ -35,10 +35,12 @@ class Evidence:
     Attributes:
         archs: those it allows.
         what: a phrase that names it: `the prefix 'lora_te2_'`.
+        is_habit: whether it is a tool's habit only, so that firm evidence overrules it.
     """
 
     archs: frozenset[str]
     what: str
+    is_habit: bool = False
 
 
 def infer_arch(
@@ -46,8 +48,8 @@ def infer_arch(
     weight_shapes: Mapping[LayerKey, tuple[int, ...]],
     from_names: Iterable[Evidence],
     stated: str | None,
-) -> tuple[str, str | None]:
-    """The architecture, and a note where it had to be assumed or the metadata say otherwise.
+) -> tuple[str, tuple[str, ...]]:
+    """The architecture, and notes where it had to be assumed, or names or metadata say otherwise.
 
     Args:
         source: file name for messages.
@@ -60,8 +62,16 @@ def infer_arch(
     """
     possible = frozenset(ARCHS)
     seen: list[Evidence] = []
-    for evidence in (*from_names, *_from_layers(weight_shapes)):
+    notes: list[str] = []
+    found = (*from_names, *_from_layers(weight_shapes))
+    for evidence in sorted(found, key=lambda e: e.is_habit):
         if not possible & evidence.archs:
+            if evidence.is_habit:
+                notes.append(
+                    f"It has {evidence.what}, as {_listed(evidence.archs)} has, but is for "
+                    f"{_listed(possible)}."
+                )
+                continue
             other = next((e for e in seen if not e.archs & evidence.archs), seen[-1])
             refuse(
                 source,
@@ -72,15 +82,15 @@ def infer_arch(
         possible &= evidence.archs
         seen.append(evidence)
     if stated in possible:
-        return stated, None
+        return stated, tuple(notes)
     arch = next(arch for arch in ARCHS if arch in possible)
     if stated is not None:
-        return arch, f"The metadata says {stated}, the tensors say {arch}."
-    if len(possible) == 1:
-        return arch, None
-    if len(possible) == len(ARCHS):
-        return arch, f"Neither tensors nor metadata say which base it is for; {arch} assumed."
-    return arch, f"It fits {_listed(possible)}; {ARCH_NAMES[arch]} assumed."
+        notes.append(f"The metadata says {stated}, the tensors say {arch}.")
+    elif len(possible) == len(ARCHS):
+        notes.append(f"Neither tensors nor metadata say which base it is for; {arch} assumed.")
+    elif len(possible) > 1:
+        notes.append(f"It fits {_listed(possible)}; {ARCH_NAMES[arch]} assumed.")
+    return arch, tuple(notes)
 
 
 def _from_layers(weight_shapes: Mapping[LayerKey, tuple[int, ...]]) -> list[Evidence]:

@@ -45,7 +45,8 @@ LEAVES: Final[Mapping[str, Leaf]] = MappingProxyType(
 _SGM_EVIDENCE = Evidence(SDXL_ONLY, "a UNet layer named as in SDXL's original code")
 _PREFIX_EVIDENCE = {
     TE_PREFIX: Evidence(NOT_SDXL, f"the prefix '{TE_PREFIX}'"),
-    TE1_PREFIX: Evidence(SDXL_ONLY, f"the prefix '{TE1_PREFIX}'"),
+    # diffusers 0.42's own converter writes it for SD 1.x too.
+    TE1_PREFIX: Evidence(SDXL_ONLY, f"the prefix '{TE1_PREFIX}'", is_habit=True),
     TE2_PREFIX: Evidence(SDXL_ONLY, f"the prefix '{TE2_PREFIX}'"),
 }
 

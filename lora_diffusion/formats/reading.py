@@ -173,8 +173,7 @@ def lay_out_spelled(
     notes = [*spelling.notes]
     if spelling.unstated_alpha_is_odd:
         notes += missing_alpha_notes(layers)
-    if assumed:
-        notes.append(assumed)
+    notes += assumed
     if spelling.embeddings:
         notes.append(
             f"{len(spelling.embeddings)} tensors of textual-inversion embeddings travel in the "
