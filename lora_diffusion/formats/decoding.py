@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile, Factors
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.layout import LayerLayout, checked_alpha
 from lora_diffusion.formats.reading import Laid
-from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, UP
+from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, MID, UP
 from lora_diffusion.keys import LayerKey
 
 
@@ -39,7 +40,7 @@ def decode(
     *,
     source: str | Path = "adapter",
 ) -> Decoded:
-    """What tensors mean; factors keep their dtype and share their memory.
+    """What tensors mean; factors keep their dtype and share their memory (Tucker's turn fp32).
 
     1 x 1 convolutions and linear layers are brought to the form the base has, where `laid` knows
     the base.
@@ -63,13 +64,16 @@ def decode(
 def _factors(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Path) -> Factors:
     down, up = tensors[layer.tensors[DOWN]], tensors[layer.tensors[UP]]
     magnitude = tensors[layer.tensors[MAGNITUDE]] if layer.magnitude_axis else None
-    if not all(t is None or t.is_floating_point() for t in (down, up, magnitude)):
+    core = tensors[layer.tensors[MID]] if MID in layer.tensors else None
+    if not all(t is None or t.is_floating_point() for t in (down, up, magnitude, core)):
         refuse(source, f"the factors of '{layer.stem}' are not floating-point numbers")
     alpha = float(layer.rank)
     if ALPHA in layer.tensors:
         alpha = float(tensors[layer.tensors[ALPHA]].item())
     elif layer.stated_alpha is not None:
         alpha = layer.stated_alpha
+    if core is not None:
+        down, up = _core_multiplied(down, core), up.float()
     kernel = (layer.base_shape or layer.weight_shape)[2:]
     ones = tuple(1 for _ in kernel)
     if magnitude is not None:
@@ -82,3 +86,12 @@ def _factors(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Pa
         magnitude=magnitude,
         magnitude_axis=layer.magnitude_axis,
     )
+
+
+def _core_multiplied(down: Tensor, core: Tensor) -> Tensor:
+    """Tucker's first two convolutions as one.
+
+    `[r, in, 1, 1]`, then `[r, r, kh, kw]` -> `[r, in, kh, kw]`. The rank stays, so this is exact but for rounding, which is in fp32.
+    Source: Kim et al., arXiv:1511.06530, as LyCORIS uses it (lycoris/modules/locon.py).
+    """
+    return torch.einsum("ijkl,jn->inkl", core.float(), down[:, :, 0, 0].float())

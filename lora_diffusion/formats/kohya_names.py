@@ -6,7 +6,7 @@ and some write diffusers' there too. LyCORIS used by itself (SimpleTuner): `lyco
 UNet path; it has no prefix for text encoders.
 
 There is exactly one dot between the layer and the leaf: `lora_down.weight`, `lora_up.weight`,
-`alpha`, and DoRA's `dora_scale`.
+`alpha`, DoRA's `dora_scale`, and LyCORIS' `lora_mid.weight` of convolutions in Tucker form.
 
 Source: kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/wrapper.py.
 """
@@ -27,6 +27,7 @@ from lora_diffusion.formats.spelling import (
     ALPHA,
     DOWN,
     MAGNITUDE,
+    MID,
     UP,
     Leaf,
     Named,
@@ -39,7 +40,13 @@ from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET, LayerKey
 UNET_PREFIX, TE_PREFIX, TE1_PREFIX, TE2_PREFIX = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
 LYCORIS_PREFIX = "lycoris_"
 LEAVES: Final[Mapping[str, Leaf]] = MappingProxyType(
-    {"lora_down.weight": DOWN, "lora_up.weight": UP, "alpha": ALPHA, "dora_scale": MAGNITUDE}
+    {
+        "lora_down.weight": DOWN,
+        "lora_mid.weight": MID,
+        "lora_up.weight": UP,
+        "alpha": ALPHA,
+        "dora_scale": MAGNITUDE,
+    }
 )
 
 _SGM_EVIDENCE = Evidence(SDXL_ONLY, "a UNet layer named as in SDXL's original code")
@@ -164,7 +171,7 @@ def _spell(
         source,
         odd_leaves,
         "belong to no LoRA or DoRA layer",
-        "lora_down, lora_up, alpha and dora_scale are read; Tucker's lora_mid, LoHa, LoKr and "
-        "other kinds of LyCORIS aren't.",
+        "lora_down, lora_mid, lora_up, alpha and dora_scale are read; LoHa, LoKr and other kinds "
+        "of LyCORIS aren't.",
     )
     return tensors, embeddings

@@ -4,7 +4,8 @@ Everything that can be refused without reading a tensor is refused here, above a
 product would be enormous: under a megabyte of factors can stand for 80 GB of update.
 
 Shapes: down `[r, in]` (convolution `[r, in, kh, kw]`), up `[out, r]` (`[out, r, 1, 1]`), alpha one
-number. DoRA's magnitude: `[1, in]` or `[out, 1]` in kohya's and LyCORIS' files, by the axis that
+number. Tucker's core, of convolutions: mid `[r, r, kh, kw]` with a down of `[r, in, 1, 1]`. DoRA's
+magnitude: `[1, in]` or `[out, 1]` in kohya's and LyCORIS' files, by the axis that
 its norm keeps (convolutions with two more ones), `[out]` in PEFT's (convolutions `[1, out, 1, 1]`).
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_diffusion.formats.header import Header, refuse
-from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, UP, Leaf, Spelling
+from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, MID, UP, Leaf, Spelling
 from lora_diffusion.keys import LayerKey
 
 Shape = tuple[int, ...]
@@ -163,6 +164,8 @@ def _layer(
         refuse(source, f"the factors of '{stem}' are empty")
     if ALPHA in leaves and math.prod(shapes[leaves[ALPHA]]) != 1:
         refuse(source, f"the alpha of '{stem}' is not one number")
+    if MID in leaves:
+        down = _with_core(source, stem, down, shapes[leaves[MID]])
     weight_shape = (up[0], *down[1:])
     axis = None
     if MAGNITUDE in leaves:
@@ -183,6 +186,20 @@ def _layer(
     return LayerLayout(
         key, stem, leaves, rank, weight_shape, spelling.alphas.get(key), axis, base_shape
     )
+
+
+def _with_core(source: str | Path, stem: str, down: Shape, core: Shape) -> Shape:
+    """Shape of the down factor with Tucker's core multiplied in."""
+    rank = down[0]
+    if len(core) != 4 or core[:2] != (rank, rank) or down[2:] != (1, 1):
+        refuse(
+            source,
+            f"the factors of '{stem}' have shapes {list(down)} and, in the middle, {list(core)}, "
+            "which is not Tucker's form",
+        )
+    if math.prod(core) > MAX_LAYER_ELEMENTS:
+        refuse(source, f"the middle factor of '{stem}' has {math.prod(core):.2g} numbers")
+    return (rank, down[1], *core[2:])
 
 
 def _magnitude_axis(

@@ -25,7 +25,7 @@ from lora_diffusion.formats.layout import (
 )
 from lora_diffusion.formats.legacy_names import spell_legacy
 from lora_diffusion.formats.metadata import parsed, stated_arch
-from lora_diffusion.formats.spelling import Named, Spelling
+from lora_diffusion.formats.spelling import MID, Named, Spelling
 from lora_diffusion.keys import PARTS, LayerKey
 
 PEFT_CONFIG = "adapter_config.json"
@@ -171,6 +171,9 @@ def lay_out_spelled(
         stated_arch(metadata),
     )
     notes = [*spelling.notes]
+    cores = sum(MID in layer.tensors for layer in layers)
+    if cores:
+        notes.append(f"{cores} layers are in Tucker's form; they are read as plain LoCon, exactly.")
     if spelling.unstated_alpha_is_odd:
         notes += missing_alpha_notes(layers)
     notes += assumed

@@ -17,8 +17,9 @@ from lora_diffusion.formats.arch import Evidence
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.keys import LayerKey
 
-Leaf = Literal["down", "up", "alpha", "magnitude"]
+Leaf = Literal["down", "mid", "up", "alpha", "magnitude"]
 DOWN: Final = "down"
+MID: Final = "mid"  # Tucker's core, between the two
 UP: Final = "up"
 ALPHA: Final = "alpha"
 MAGNITUDE: Final = "magnitude"

@@ -102,6 +102,41 @@ def test_problems_are_shown(lora: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "! 3 of 3 layers state no alpha" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("format", ["kohya", "diffusers", "peft"])
+def test_sdxl_in_every_dialect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    clip = "text_model.encoder.layers.{}.mlp.fc1"
+    keys = [("unet", TO_K.replace("down_blocks.0", "down_blocks.1"), 2048)]
+    keys += [("text_encoder", clip.format(i), 768) for i in range(2)]
+    keys += [("text_encoder_2", clip.format(i), 1280) for i in range(3)]
+    layers = {
+        LayerKey(part, path): Factors(torch.ones(4, width), torch.ones(8, 4), 2.0)
+        for part, path, width in keys
+    }
+    path = tmp_path / ("x" if format == "peft" else "x.safetensors")
+    save_adapter(AdapterFile("sdxl", layers), path, format=format)
+    found = inspected(path, capsys)
+    assert (found["format"], found["arch"], found["kind"], found["rank"]) == (
+        format, "sdxl", "lora", 4,
+    )  # fmt: skip
+    assert found["alpha"] == (4.0 if format == "diffusers" else 2.0)
+    assert found["modules"] == {"unet": 1, "text_encoder": 2, "text_encoder_2": 3}
+    assert len(found["problems"]) == (format == "peft")  # whose hashes they are
+    assert main(["inspect", str(path)]) == 0
+    words = capsys.readouterr().out
+    assert "sdxl" in words
+    assert "text_encoder_2 3" in words
+
+
+def test_sd2_and_dora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dora = Factors(torch.ones(4, 1024), torch.ones(8, 4), 2.0, torch.ones(1, 1024), "in")
+    path = tmp_path / "x.safetensors"
+    save_adapter(AdapterFile("sd21", {LayerKey("unet", TO_K): dora}), path)
+    found = inspected(path, capsys)
+    assert (found["arch"], found["kind"], found["problems"]) == ("sd21", "dora", [])
+
+
 PAYLOADS = ("\x1b[31mred", "\x1b]0;title\x07", "\u202egnp", "a\rb", "[bold]x[/bold]", ":smile:",
             "<script>alert(1)</script>", "[link=file:///etc/passwd]x[/link]", "\x9bx")  # fmt: skip
 

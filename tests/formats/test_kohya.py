@@ -170,7 +170,8 @@ DOWN, UP, ALPHA = good()
         ({f"{STEM}.hada_w1_a": torch.ones(1)}, "hada_w1_a"),
         ({f"{STEM}.lokr_w2": torch.ones(1)}, "lokr_w2"),
         ({f"{STEM}.dora_scale": torch.ones(1)}, "DoRA magnitude .* fits neither axis"),
-        ({f"{STEM}.lora_mid.weight": torch.ones(1)}, "lora_mid"),
+        ({f"{STEM}.lora_mid.weight": torch.ones(1)}, "not Tucker's form"),
+        ({f"{STEM}.lora_mid.weight": torch.ones(4, 4, 3, 3)}, "not Tucker's form"),
         ({f"{STEM}.bias": torch.ones(1)}, "bias"),
         ({"lora_unet_no_such_layer.alpha": torch.ones(1)}, "lora_unet_no_such_layer"),
         ({"stray": torch.ones(1)}, "'stray'"),
@@ -307,3 +308,31 @@ def test_an_independent_reader_finds_the_same_deltas(tmp_path: Path) -> None:
 def test_text_encoder_names_keep_the_level_transformers_dropped(adapter: AdapterFile) -> None:
     names = encode(adapter, torch.float32)
     assert "lora_te_text_model_encoder_layers_11_mlp_fc1.lora_up.weight" in names
+
+
+def test_tuckers_form_is_read_as_the_same_update() -> None:
+    stem = "lora_unet_mid_block_resnets_0_conv1"
+    generator = torch.Generator().manual_seed(0)
+    down, core, up = (
+        torch.randn(shape, generator=generator)
+        for shape in ((3, 6, 1, 1), (3, 3, 3, 3), (5, 3, 1, 1))
+    )
+    tensors = {
+        f"{stem}.lora_down.weight": down,
+        f"{stem}.lora_mid.weight": core,
+        f"{stem}.lora_up.weight": up,
+        f"{stem}.alpha": torch.tensor(1.5),
+    }
+    decoded = decode(tensors)
+    assert decoded.notes[0].startswith("1 layers are in Tucker's form")
+    (factors,) = decoded.adapter.layers.values()
+    assert factors.weight_shape == (5, 6, 3, 3)
+    picture = torch.randn(1, 6, 8, 8, generator=generator)
+    conv = torch.nn.functional.conv2d
+    expected = 0.5 * conv(conv(conv(picture, down), core, padding=1), up)
+    torch.testing.assert_close(
+        conv(picture, factors.delta(), padding=1), expected, rtol=1e-4, atol=1e-4
+    )
+    for wrong in (torch.ones(3, 2, 3, 3), torch.ones(3, 3), torch.ones(2, 2, 3, 3)):
+        with pytest.raises(AdapterFileError, match="not Tucker's form"):
+            decode(tensors | {f"{stem}.lora_mid.weight": wrong})
