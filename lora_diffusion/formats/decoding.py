@@ -91,7 +91,8 @@ def _factors(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Pa
 def _core_multiplied(down: Tensor, core: Tensor) -> Tensor:
     """Tucker's first two convolutions as one.
 
-    `[r, in, 1, 1]`, then `[r, r, kh, kw]` -> `[r, in, kh, kw]`. The rank stays, so this is exact but for rounding, which is in fp32.
+    `[r, in, 1, 1]`, then `[r, r, kh, kw]` -> `[r, in, kh, kw]`. The rank stays, so this is
+    exact but for rounding, which is in fp32.
     Source: Kim et al., arXiv:1511.06530, as LyCORIS uses it (lycoris/modules/locon.py).
     """
     return torch.einsum("ijkl,jn->inkl", core.float(), down[:, :, 0, 0].float())
