@@ -28,6 +28,7 @@ TITLES: Mapping[str, str] = {
     "flux": "Flux",
     "edit": "an inpainting or editing model",
     "unclip": "an unCLIP model (drawn from pictures)",
+    "lcm": "a latent consistency model, whose UNet is told the guidance",
     "edm": "a model with continuous noise levels (EDM), as Playground 2.5 and CosXL",
 }
 _SHORT_TITLES: Mapping[str, str] = {"sd15": "SD1.x", "sd21": "SD2.x", "sdxl": "SDXL"}
@@ -172,6 +173,8 @@ def _folder_arch(path: Path, index: Mapping[str, Any]) -> Found:
     unet = unet or {}  # by its parts; loading names the files that are not there
     if channels != SD_CHANNELS:
         return Found("edit", title=_edit_title(channels))
+    if unet.get("time_cond_proj_dim") is not None:
+        return Found("lcm")
     encoders = {"text_encoder": "CLIPTextModel"}
     if _class(index, "text_encoder_2"):
         if not _class(index, "text_encoder"):

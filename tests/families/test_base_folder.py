@@ -215,6 +215,7 @@ def test_weights_too_large_for_fp16(folder: Path) -> None:
         ({}, {"addition_embed_type": "text_time"}, "without SDXL's second text encoder"),
         ({"text_encoder_2": ["t", "X"]}, {"in_channels": 9}, "inpainting"),
         ({}, {"class_embed_type": "projection"}, "unCLIP"),
+        ({}, {"time_cond_proj_dim": 256}, "consistency"),
         ({}, {"in_channels": 9}, "inpainting"),
         ({"_class_name": "FluxPipeline", "unet": None, "transformer": ["d", "X"]}, {}, "Flux"),
         (

@@ -162,6 +162,26 @@ def test_a_batch_tells_where_its_pictures_come_from(bases: dict[str, Path], pict
     assert abs(trainer.loss(batch).item() - loss) > 1e-7
 
 
+def test_zero_terminal_snr_trains_at_its_last_timestep(pictures: Path, tmp_path: Path) -> None:
+    """There the noised picture is noise alone, and v is minus the picture."""
+    folder = save_sdxl(
+        make_sdxl(), tmp_path / "noob", prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    trainer = make_trainer(
+        folder, pictures, optim={"lr_text": 0.0}, objective={"min_snr_gamma": 5.0}
+    )
+    batch = trainer.batch(0)
+    last = torch.full_like(batch.timesteps, 999)
+    schedule = trainer.schedule
+    noisy = schedule.noised(batch.latents, batch.noise, last)
+    assert torch.allclose(noisy, batch.noise, atol=1e-3)
+    assert torch.allclose(
+        schedule.target(batch.latents, batch.noise, last), -batch.latents, atol=1e-3
+    )
+    object.__setattr__(batch, "timesteps", last)
+    assert torch.isfinite(trainer.loss(batch))
+
+
 @pytest.mark.parametrize(
     ("height", "width", "side", "crop"),
     [
