@@ -8,6 +8,7 @@ place of full fine-tuning.
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
 
 PROGRAM = "python -m trainers.dreambooth_lora"
+_OWN_OPTIONS = ("preset", "config", "output_dir", "run", "resume", "fork", "plan", "help")
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,16 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             name = unknown.split()[0]
-            raise InputError(f"There is no option {printable(name)}.{suggest(name.lstrip('-'))}")
+            raise InputError(f"There is no option {printable(name)}.{_suggest_option(name)}")
         raise InputError(f"{message}. See --help.")
+
+
+def _suggest_option(name: str) -> str:
+    wanted = name.lstrip("-").replace("-", "_")
+    near = difflib.get_close_matches(wanted, _OWN_OPTIONS, n=1, cutoff=0.75)
+    if near:
+        return f" Did you mean '--{near[0]}'?"
+    return suggest(wanted).replace("'", "'--", 1)
 
 
 def _parser() -> argparse.ArgumentParser:

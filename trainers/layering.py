@@ -148,7 +148,7 @@ def _first_problem(error: ValidationError) -> SettingError:
         problem = first["msg"].partition(", unable to parse")[0].partition(", got a number")[0]
         problem = problem.replace("Input should be", "Must be") + "."
         given = printable(first["input"], 60)
-        text = f"{printable(where)} = {given!r}: {first['msg']}.{_help_of(first['loc'])}"
+        text = f"{printable(where)} = {given!r}: {problem}{_help_of(first['loc'])}"
     more = len(problems) - 1
     return SettingError(
         text + (f" ({more} more of this kind follow.)" if more else ""), where, printable(problem)

@@ -61,11 +61,11 @@ class Outputs:
 
     def finish(self, total: int) -> Path:
         """The last previews, the adapter, the contact sheet; returns the adapter's path."""
+        if self.spec.save.checkpoint_every_steps:
+            self.checkpoint(total)  # first, because drawing takes long on a slow machine
         self.preview(total)
         adapter = self.dir.adapter_file(self.spec)
         self.export(adapter, total, final=True)
-        if self.spec.save.checkpoint_every_steps:
-            self.checkpoint(total)
         sheet = self.contact_sheet(total)
         self.teller.events.write(
             "finished",
@@ -81,6 +81,7 @@ class Outputs:
         if self.previewer is None:
             return
         self._set_training(False)
+        self.teller.phase("preview", f"drawing {len(self.previewer.pictures)} previews")
         with self.accelerator.autocast():
             files, problem = self.previewer.try_draw(step, self.stop.check)
         self._set_training(True)

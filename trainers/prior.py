@@ -55,6 +55,7 @@ def _draw_missing(
             "can't be drawn without data.class_prompts. Add prompts, or lower data.class_pictures."
         )
     numbers = range(have, spec.data.class_pictures)
+    on_progress(0, len(numbers))
     for first in range(0, len(numbers), BATCH_SIZE):
         batch = numbers[first : first + BATCH_SIZE]
         pictures = [

@@ -17,7 +17,9 @@ from rich.progress import (
 )
 
 _PLAIN_EVERY_SECONDS = 10.0
+_FIRST_COUNT_SECONDS = 2.0
 _SMOOTHING = 0.05
+_SPEED_SMOOTHING = 0.1
 
 
 class Reporter:
@@ -35,10 +37,20 @@ class Reporter:
         """One line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def count(self, text: str, done: int, total: int) -> None:
+        """How far a countable phase is; on a log, at most one line every ten seconds."""
+        now = time.monotonic()
+        if done == 0:
+            self._said_at = now - _PLAIN_EVERY_SECONDS + _FIRST_COUNT_SECONDS
+        elif done == total or now - self._said_at >= _PLAIN_EVERY_SECONDS:
+            self._said_at = now
+            self.say(f"{text}: {done} of {total}")
+
     def begin(self, start: int, total: int) -> None:
         """The steps begin; `start` of `total` are done already."""
-        self._first, self._total, self._began = start, total, time.monotonic()
-        self._said_at = self._began
+        self._total, self._began = total, time.monotonic()
+        self._said_at = self._last = self._began
+        self._seconds: float | None = None
         if self._live:
             self._bar = Progress(
                 TextColumn("training"),
@@ -60,7 +72,10 @@ class Reporter:
         old = loss if self._loss is None else self._loss
         self._loss = old + _SMOOTHING * (loss - old)
         now = time.monotonic()
-        speed = (done - self._first) / max(1e-9, now - self._began)
+        taken, self._last = now - self._last, now
+        before = taken if self._seconds is None else self._seconds
+        self._seconds = before + _SPEED_SMOOTHING * (taken - before)
+        speed = 1 / max(1e-9, self._seconds)
         shown = f"{speed:.2f} steps/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s/step"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, loss=f"{self._loss:.4f}", speed=shown)

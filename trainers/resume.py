@@ -16,6 +16,8 @@ from trainers.spec import JobSpec
 _HARMLESS_SECTIONS = frozenset({"preview", "save"})
 _HARMLESS_FIELDS = frozenset({"model.device", "model.threads", "model.tokenizer"})
 _MAX_SHOWN = 6
+# Events after which there is something to lose.
+_WORK = frozenset({"step", "checkpoint", "export", "finished"})
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,12 @@ def find(spec: JobSpec, run_dir: RunDir, *, resuming: bool, fork: bool) -> Start
             matters differs from the checkpoint's and `fork` was not.
     """
     if not resuming:
-        events, _ = read_events(run_dir.events_file)
-        if events:
+        if _has_trained(run_dir):
             raise InputError(
                 f"{printable(run_dir.path)}: holds a run already. Pass --resume to go on with it, "
                 "or choose another --output_dir."
             )
+        run_dir.events_file.unlink(missing_ok=True)  # of a start that got nowhere
         return Start()
     point = checkpoint.newest(run_dir.checkpoints)
     if point is None:
@@ -72,6 +74,14 @@ def find(spec: JobSpec, run_dir: RunDir, *, resuming: bool, fork: bool) -> Start
             "go on with the same run, or pass --fork to let it change course."
         )
     return Start(point, fork)
+
+
+def _has_trained(run_dir: RunDir) -> bool:
+    """Whether there is work in the folder that a fresh start would lose."""
+    events, _ = read_events(run_dir.events_file)
+    return any(event.kind in _WORK for event in events) or bool(
+        checkpoint.files(run_dir.checkpoints)
+    )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

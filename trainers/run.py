@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.files import write_text
 from trainers import checkpoint, devices, jobs, resume, setup
 from trainers.data.dataset import encode_dataset
+from trainers.data.images import check_decodable
 from trainers.data.order import Order
 from trainers.events import EventLog
 from trainers.export import Exporter, base_weights_hash
@@ -78,6 +80,7 @@ def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) ->
     except StopRequested:
         assert stop.requested is not None
         events.write("stopped", step=start.step, signal=stop.requested.name, checkpoint=None)
+        print("stopped before the first step; nothing was to be saved", file=sys.stderr)
         return Outcome(stop.exit_code)
     except InputError as error:
         events.write("failed", text=str(error), defect=False)
@@ -98,7 +101,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
 
     # The pictures, and the base that encodes them
     instances = setup.find_instances(spec.data)
-    stop.check()
+    check_decodable([p.path for p in instances], teller.counter("check", "checking pictures"))
     placement = devices.choose(spec.model)
     accelerator = devices.make_accelerator(placement, spec.schedule.accumulate)
     if placement.device.type == "cpu":
@@ -173,7 +176,10 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         teller.events.write(
             "stopped", step=stopped_at, signal=stop.requested.name, checkpoint=path.name
         )
-        teller.reporter.say(f"stopped after step {stopped_at}; go on with --resume")
+        teller.reporter.say(
+            f"stopped after step {stopped_at}; go on with\n"
+            f"python -m trainers.dreambooth_lora --output_dir {run_dir.path} --resume"
+        )
         return Outcome(stop.exit_code)
     adapter = outputs.finish(total)
     teller.reporter.say(f"done in {duration(time.time() - started)}")

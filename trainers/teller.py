@@ -29,8 +29,7 @@ class Teller:
         def count(done: int, total: int) -> None:
             self._stop.check()
             self.events.write("phase", name=name, text=text, done=done, total=total)
-            if done == total:
-                self.reporter.say(f"{text}: {total} done")
+            self.reporter.count(text, done, total)
 
         return count
 

@@ -136,7 +136,9 @@ class Studio:
             raise InputError(f"{printable(file.name)}: is gone. Choose another adapter.") from None
         if key not in self._attached:
             self._names += 1
-            self._attached[key] = attach(base.parts, load(file, base.shapes()), name=f"try_{self._names}")
+            self._attached[key] = attach(
+                base.parts, load(file, base.shapes()), name=f"try_{self._names}"
+            )
         self._attached.move_to_end(key)
         return self._attached[key]
 

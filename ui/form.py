@@ -25,6 +25,12 @@ _BASES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}
 
 Layer = dict[str, dict[str, Any]]
 
+# A demo preset speaks of the demo's creature; with other pictures those words are taken out.
+_OWN_SUBJECT: Layer = {
+    "data": {"class_pictures": 0, "class_prompts": []},
+    "preview": {"prompts": []},
+}
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -104,14 +110,14 @@ def problems(answers: Answers) -> dict[str, str]:
     return found
 
 
-def command(answers: Answers) -> str:
-    """The command line that does the same run.
+def command(answers: Answers, runs: str = "runs") -> str:
+    """The command line that does the same run, in a folder under `runs`.
 
     Raises:
         InputError: the form is not valid yet.
     """
     program = ["python", "-m", "trainers.dreambooth_lora"]
-    output = ["--output_dir", f"runs/{answers.name.strip() or 'run'}"]
+    output = ["--output_dir", f"{runs}/{answers.name.strip() or 'run'}"]
     wanted = _options(to_spec(answers))
     preset = _options(build_spec([read_preset(answers.preset)]))
     if preset.keys() <= wanted.keys():  # else something goes back to its default: say it all
@@ -136,6 +142,8 @@ def _field_layers(answers: Answers) -> dict[str, Layer]:
         "rank": {"adapter": {"rank": answers.rank.strip(), **_alpha(preset, answers.rank)}},
         "lr": {"optim": {"lr_unet": answers.lr.strip(), **_text_rate(preset, answers.lr)}},
     }
+    if answers.pictures == OWN_PICTURES and preset.data.folder.startswith(bundled.PREFIX):
+        layers["pictures"] = _OWN_SUBJECT
     if answers.steps.strip() or preset.schedule.epochs is None:
         layers["steps"] = {"schedule": {"steps": answers.steps.strip().replace(",", "")}}
     return layers

@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -143,11 +144,16 @@ def build(context: Context) -> TrainTab:
         wrong = form.problems(answers)
         if wrong:
             return "", _marks(answers, wrong, focus=True)
-        return _told(answers, "copy", form.command(answers)), _marks(answers, {})
+        return _told(answers, "copy", form.command(answers, _runs_folder(context.runs))), _marks(
+            answers, {}
+        )
 
     def check(*given: Any) -> str:
         answers = _answers(*given)
-        return _marks(answers, form.problems(answers))
+        wrong = form.problems(answers)
+        if not answers.location.strip():
+            wrong.pop("folder", None)  # nothing typed yet is no mistake yet
+        return _marks(answers, wrong)
 
     preset.input(
         fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
@@ -220,19 +226,25 @@ def _note(answers: Answers, kind: str, text: str) -> str:
     return f'<p class="st st-note st-{kind}" role="alert" {_about(answers)}>{shown}</p>'
 
 
+def _runs_folder(runs: Path) -> str:
+    """The folder of runs as one types it beside app.py; in full where it lies elsewhere."""
+    beside = Path(__file__).resolve().parent.parent
+    return runs.relative_to(beside).as_posix() if runs.is_relative_to(beside) else str(runs)
+
+
 def _dataset_card(context: Context, location: str) -> str:
     """How many pictures, the first of them, and their captions."""
     try:
         found = datasets.look(location)
     except InputError as error:
         text = html.escape(printable(error, 300)) if location.strip() else (
-            "Type the folder that holds your pictures: 10 to 100 of them work well."
+            "Type the folder that holds your pictures: 10 to 40 suit a character, more a style."
         )  # fmt: skip
         return f'<section class="st st-card st-dataset"><h2>Pictures</h2><p>{text}</p></section>'
     figures = []
     for path in found.pictures[:SHOWN_PICTURES]:
         url = context.shelf.picture(path, _THUMBNAIL_PX)
-        caption = html.escape(found.caption(path) or "no caption", quote=True)
+        caption = html.escape(found.caption(path) or "no caption file", quote=True)
         figures.append(
             f'<figure title="{caption}"><img src="{url}" alt="{caption}" loading="lazy">'
             f"<figcaption>{caption}</figcaption></figure>"

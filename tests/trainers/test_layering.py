@@ -101,6 +101,7 @@ def test_bad_settings_are_one_line_that_names_them(layer, words):
         (["--preset", "demo-character"], ["--output_dir"]),
         (["--output_dir", "x", "--config", "no.toml"], ["no.toml"]),
         (["--output_dir"], ["--output_dir"]),
+        (["--output-dir", "x"], ["--output-dir", "'--output_dir'"]),
     ],
 )
 def test_bad_options_are_one_line_that_names_them(argv, words):

@@ -197,6 +197,14 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(whole, train):
     assert (folder / "mine.safetensors").read_bytes() == before
 
 
+def test_a_start_that_failed_does_not_block_the_next(tmp_path, train):
+    options = [*FAST, "--output_dir", tmp_path / "run", "--schedule.steps", 1]
+    train(*options, "--data.folder", tmp_path / "typo", check=2)
+    train(*options, "--preview.enabled", "false")
+    events, _ = read_events(tmp_path / "run" / "events.jsonl")
+    assert [e.kind for e in events if e.kind in ("failed", "finished")] == ["finished"]
+
+
 def test_resume_without_a_checkpoint_says_so_and_starts(tmp_path, train):
     done = train(
         *FAST,

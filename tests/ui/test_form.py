@@ -103,7 +103,18 @@ def test_the_copied_command_gives_the_same_settings(answers: Answers, tmp_path: 
     words = shlex.split(form.command(changed))
     assert words[:3] == ["python", "-m", "trainers.dreambooth_lora"]
     assert parse(words[3:]).spec == form.to_spec(changed)
+    # The demo's own words are gone, and a preset can't be told to leave something out.
+    assert "--preset" not in words
+    assert not form.to_spec(changed).data.class_prompts
+    assert not form.to_spec(changed).preview.prompts
+
+
+def test_the_copied_command_is_short_where_the_preset_says_the_rest(answers: Answers) -> None:
+    changed = replace(answers, steps="30")
+    words = shlex.split(form.command(changed, "/elsewhere/runs"))
+    assert parse(words[3:]).spec == form.to_spec(changed)
     assert "--preset" in words and len(words) < 20
+    assert words[words.index("--output_dir") + 1].startswith("/elsewhere/runs/")
 
 
 def test_a_command_that_takes_something_back_says_it_all(answers: Answers) -> None:

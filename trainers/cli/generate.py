@@ -33,6 +33,10 @@ class Weighted:
         try:
             return cls(Path(path), float(number)) if colon else cls(Path(text), 1.0)
         except ValueError:
+            if Path(path).is_file() and not Path(text).exists():
+                raise argparse.ArgumentTypeError(
+                    f"the weight '{printable(number, 40)}' of {printable(path)} is not a number"
+                ) from None
             return cls(Path(text), 1.0)
 
 
@@ -66,12 +70,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from lora_diffusion.families.schedulers import SAMPLERS
+    from lora_diffusion.formats.reading import open_adapter
     from lora_diffusion.generate import PictureSpec, draw, save_png
 
     if arguments.sampler not in SAMPLERS:
         raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}.")
     if arguments.count < 1 or arguments.steps < 1:
         raise InputError("--count and --steps must be at least 1.")
+    for weighted in arguments.adapter:
+        open_adapter(weighted.path)  # is it one? The base takes long to load
     base = _load(arguments)
     width, height = _size(arguments.size, base.native_size_px)
     pictures = [

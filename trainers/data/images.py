@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lora_diffusion.errors import InputError, printable
 
 MAX_PIXELS = 100_000_000
 ALPHA_BACKGROUND = (255, 255, 255)
+_MAX_NAMED = 20
 
 
 def load_rgb(path: Path) -> Image.Image:
@@ -44,6 +46,25 @@ def load_rgb(path: Path) -> Image.Image:
             "out of the folder."
         ) from None
     return _to_rgb(ImageOps.exif_transpose(picture))
+
+
+def check_decodable(paths: Sequence[Path], on_progress: Callable[[int, int], None]) -> None:
+    """Decode every picture once, before anything slow begins.
+
+    Raises:
+        InputError: names each picture that can't be used, a line each.
+    """
+    problems = []
+    for number, path in enumerate(paths):
+        on_progress(number, len(paths))
+        try:
+            load_rgb(path)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = len(problems) - _MAX_NAMED
+        rest = [f"… and {more} more."] if more > 0 else []
+        raise InputError("\n".join([*problems[:_MAX_NAMED], *rest]))
 
 
 def fit_square(picture: Image.Image, side_px: int) -> Image.Image:

@@ -16,6 +16,15 @@
     return node;
   };
 
+  // A picture that can't be shown: a plain field instead of the browser's broken icon.
+  document.addEventListener(
+    "error",
+    (event) => {
+      if (event.target instanceof HTMLImageElement) event.target.classList.add("st-unreadable");
+    },
+    true,
+  );
+
   Studio.setText = (node, text) => {
     if (node.textContent !== text) node.textContent = text;
   };
