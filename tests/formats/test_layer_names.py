@@ -6,6 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from lora_diffusion.formats.kohya_names import (
+    kohya_stem,
+    lycoris_stem,
+    lycoris_stem_table,
+    stem_table,
+)
 from lora_diffusion.formats.layer_names import (
     by_flat_name,
     clip_paths,
@@ -63,6 +69,37 @@ def test_every_weighted_layer_of_a_unet_is_in_the_table(config: dict[str, object
         others = [path for path in found if "blocks" in path or "mid_block" in path]
         assert len(transformer) == 192
         assert len(others) - len(transformer) == 86
+
+
+@pytest.mark.parametrize(
+    ("arch", "config", "clip", "modules"),
+    [
+        ("sd15", SD15_UNET, {}, 264),
+        ("sd21", SD21_UNET, {"num_hidden_layers": 23, "hidden_size": 1024}, 330),
+    ],
+)
+def test_kohya_names_of_the_true_models(
+    arch: str, config: dict[str, object], clip: dict[str, int], modules: int
+) -> None:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        parts = {
+            "unet": UNet2DConditionModel(**config),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip, num_attention_heads=16)),
+        }
+    stems = {
+        key: kohya_stem(key, arch)
+        for key, module in live_modules(parts).items()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and (".attentions." in key.path or ".layers." in key.path)
+    }
+    assert len(stems) == len(set(stems.values())) == modules
+    assert all(stem_table()[str(stem)] == key for key, stem in stems.items())
+    lycoris = {lycoris_stem(key, arch) for key in stems if key.part == "unet"}
+    assert len(lycoris) == 192
+    assert lycoris <= lycoris_stem_table().keys()
 
 
 def test_every_weighted_layer_of_a_text_encoder_is_in_the_table() -> None:
