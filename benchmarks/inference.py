@@ -22,7 +22,7 @@ import torch
 
 import lora_diffusion.families
 from lora_diffusion.adapter import AdapterFile
-from lora_diffusion.inject import AdapterConfig, attach, inject
+from lora_diffusion.injection import AdapterConfig, attach, inject
 from lora_diffusion.keys import UNET
 
 LATENT_SIDE = 16  # 128 px: what is compared is the same for any size

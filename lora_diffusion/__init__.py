@@ -13,14 +13,14 @@ __version__ = "0.1.0"
 
 # public name -> where it lives
 _HOMES = {
-    "AdapterConfig": "lora_diffusion.inject",
+    "AdapterConfig": "lora_diffusion.injection",
     "AdapterFile": "lora_diffusion.adapter",
-    "AdapterHandle": "lora_diffusion.inject",
+    "AdapterHandle": "lora_diffusion.injection",
     "Factors": "lora_diffusion.adapter",
     "InputError": "lora_diffusion.errors",
     "LayerKey": "lora_diffusion.keys",
-    "attach": "lora_diffusion.inject",
-    "inject": "lora_diffusion.inject",
+    "attach": "lora_diffusion.injection",
+    "inject": "lora_diffusion.injection",
     "load": "lora_diffusion.formats",
     "load_base": "lora_diffusion.families",
 }
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lora_diffusion.errors import InputError
     from lora_diffusion.families import load_base
     from lora_diffusion.formats import load_adapter as load
-    from lora_diffusion.inject import AdapterConfig, AdapterHandle, attach, inject
+    from lora_diffusion.injection import AdapterConfig, AdapterHandle, attach, inject
     from lora_diffusion.keys import LayerKey
 
 

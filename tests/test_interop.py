@@ -10,7 +10,7 @@ from lora_diffusion import load
 from lora_diffusion.families import load_base
 from lora_diffusion.families.schedulers import make_sampler
 from lora_diffusion.generate import PictureSpec, draw
-from lora_diffusion.inject import AdapterConfig, attach, inject
+from lora_diffusion.injection import AdapterConfig, attach, inject
 from tests.conftest import fill
 
 PICTURE = PictureSpec(

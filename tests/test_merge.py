@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from lora_diffusion.keys import UNET
 from lora_diffusion.layers import AdaptedLayer
 from tests.conftest import fill

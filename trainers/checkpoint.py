@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import replace_atomically
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 
 FORMAT = "1"
 _ADAPTER, _OPTIM = "adapter", "optim"

@@ -15,7 +15,7 @@ from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.formats import TrainingFacts, save_adapter
 from lora_diffusion.formats.hash import file_hashes
 from lora_diffusion.formats.metadata import public_name, thumbnail_data_url
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
 from trainers.spec import AdapterSpec, JobSpec

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.randomness import normal, uniform
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.keys import PARTS, UNET, LayerKey
 from lora_diffusion.targets import by_pattern, matches
 from trainers.spec import OptimSpec

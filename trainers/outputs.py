@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats.metadata import public_name
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint
 from trainers.contact_sheet import Column, draw_sheet
 from trainers.data.dataset import Dataset

@@ -14,7 +14,7 @@ from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.formats import load_adapter
-from lora_diffusion.inject import AdapterConfig, AdapterHandle, inject
+from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import UNET
 from lora_diffusion.targets import NONE
 from trainers import devices

@@ -35,7 +35,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.files import replace_atomically
 from lora_diffusion.generate import PictureSpec, draw
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from trainers.devices import choose
 from trainers.spec import ModelSpec
 

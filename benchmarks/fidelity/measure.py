@@ -20,7 +20,7 @@ from assets.demo_making.score import GUIDANCE, SAMPLE_STEPS
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.generate import PictureSpec, draw
-from lora_diffusion.inject import attach
+from lora_diffusion.injection import attach
 from lora_diffusion.randomness import derive_seed
 
 from .character import likeness

@@ -176,6 +176,6 @@ class DiffusionBase(ABC):
 
     def shapes(self) -> dict[LayerKey, tuple[int, ...]]:
         """Weight shape of every layer that an adapter fits."""
-        from lora_diffusion.inject import adaptable_shapes
+        from lora_diffusion.injection import adaptable_shapes
 
         return adaptable_shapes(self.parts)

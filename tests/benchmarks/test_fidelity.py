@@ -25,7 +25,7 @@ from benchmarks.fidelity.prompts import (
     style_prompts,
 )
 from lora_diffusion.families import DiffusionBase, load_base
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 
 ROOT = Path(__file__).parents[2]
 COUNT = 14

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lora_diffusion.families import load_base
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from tests.conftest import fill
 from trainers.cli.generate import Weighted
 from trainers.cli.main import main

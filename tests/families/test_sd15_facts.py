@@ -16,7 +16,7 @@ from lora_diffusion.families.detect import (
     UNET_PREFIX,
     VAE_PREFIX,
 )
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from lora_diffusion.keys import TEXT_ENCODER, UNET
 from tests.families.sd15_models import Models, ldm_tensors
 

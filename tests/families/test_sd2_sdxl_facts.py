@@ -15,7 +15,7 @@ from lora_diffusion.families.detect import (
     SDXL_TEXT_2_PREFIX,
     SDXL_TEXT_PREFIX,
 )
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from tests.families.other_models import ldm_tensors
 from tests.families.sd15_models import Models

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.make_random_sd15 import write_checkpoint, write_folder
 from lora_diffusion.families import load_base, tokenizer
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 
 pytestmark = [
     pytest.mark.big,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from tests.conftest import make_parts
 from trainers import checkpoint
 from trainers.optim import make_optimizer

@@ -19,7 +19,7 @@ from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.formats.metadata import facts_from_metadata
-from lora_diffusion.inject import AdapterHandle
+from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, devices, setup
 from trainers.data.dataset import Dataset, encode_dataset
 from trainers.data.order import Order

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lora_diffusion.families import load_base
-from lora_diffusion.inject import AdapterConfig, inject
+from lora_diffusion.injection import AdapterConfig, inject
 from tests.conftest import fill
 from trainers.worker import serve
 

@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> DiffusionBase:
     from lora_diffusion.families import load_base
     from lora_diffusion.formats import load_adapter
-    from lora_diffusion.inject import attach
+    from lora_diffusion.injection import attach
     from trainers import devices
     from trainers.progress import silence_libraries
     from trainers.spec import ModelSpec

@@ -19,7 +19,7 @@ _TAGS_SHOWN = 12
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a .safetensors adapter")
+    parser.add_argument("file", metavar="FILE", help="a .safetensors adapter, or PEFT's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 

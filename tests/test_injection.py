@@ -11,7 +11,7 @@ from torch import nn
 from lora_diffusion.adapter import AdapterFile, Factors
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
-from lora_diffusion.inject import AdapterConfig, attach, inject
+from lora_diffusion.injection import AdapterConfig, attach, inject
 from lora_diffusion.keys import TEXT_ENCODER, UNET, LayerKey
 from tests.conftest import fill, make_parts, state_bytes
 
