@@ -85,12 +85,16 @@ def _has_trained(run_dir: RunDir) -> bool:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that matter and differ, as `optim.lr_unet: 0.0001 -> 0.001`."""
+    """Settings that matter and differ, as `optim.lr_unet: 0.0001 -> 0.001`.
+
+    A setting that is younger than the checkpoint counts as its default.
+    """
+    defaults = JobSpec().model_dump(mode="json")
     found = []
     for section in now:
         if section in _HARMLESS_SECTIONS:
             continue
-        old = before.get(section, {})
+        old = {**defaults[section], **before.get(section, {})}
         for name, value in now[section].items():
             label = f"{section}.{name}"
             if label not in _HARMLESS_FIELDS and old.get(name) != value:

@@ -48,6 +48,7 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         device=placement.device,
         dtype=placement.dtype,
         tokenizer=model.tokenizer,
+        arch=model.arch,
         prediction=model.prediction,
         clip_skip=model.clip_skip,
         on_progress=lambda text: teller.phase("load", text),

@@ -32,8 +32,13 @@ class ModelSpec(Section):
         None,
         description="Folder with the CLIP tokenizer, for a single-file base with no hub at hand.",
     )
+    arch: Literal["auto", "sd15", "sd21", "sdxl"] = Field(
+        "auto", description="What the base has to be; auto takes what it is."
+    )
     prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
-        "auto", description="What the UNet predicts; auto reads it from the base."
+        "auto",
+        description="What the UNet predicts; auto reads it from the base, and settles it where the "
+        "base does not say.",
     )
     clip_skip: int = Field(
         1, ge=1, le=4, description="Which text-encoder layer is used, counted from the last (1)."

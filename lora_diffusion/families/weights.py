@@ -206,4 +206,5 @@ def _some(names: list[str]) -> str:
 
 def gigabytes(files: Iterable[Path]) -> str:
     """Their size for people."""
-    return f"{sum(file.stat().st_size for file in files) / 1e9:.1f} GB"
+    size = sum(file.stat().st_size for file in files)
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
