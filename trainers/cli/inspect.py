@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _TAGS_SHOWN = 12
+_LABEL_WIDTH = 16
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +68,10 @@ def _print(found: Description) -> None:
 
     # Nothing out of a file is taken as markup, emoji or a link.
     console = Console(markup=False, emoji=False, highlight=False)
-    console.print(Text(printable(found.path.name), style="bold"))
+    console.print(Text(printable(found.path, 400), style="bold"), soft_wrap=True)
     console.print(_facts_table(found))
+    sha = Text.assemble((f"{'SHA256':<{_LABEL_WIDTH}}", "cyan"), found.hashes.sha256)
+    console.print(sha, soft_wrap=True)  # in one piece, to be copied
     for problem in found.problems:
         console.print(Text.assemble(("! ", "bold yellow"), printable(problem, 400)))
     if found.metadata:
@@ -78,7 +81,6 @@ def _print(found: Description) -> None:
 
 
 def _facts_table(found: Description) -> Table:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -100,12 +102,11 @@ def _facts_table(found: Description) -> Table:
         "date": summary.date,
         "description": printable(summary.description, 400),
         "usage": printable(summary.usage_hint, 400),
-        "SHA256": found.hashes.sha256,
         "AutoV2": found.hashes.autov2,
         "AutoV3": found.hashes.autov3,
     }
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    table.add_column(style="cyan", no_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="cyan", no_wrap=True, width=_LABEL_WIDTH - 2)
     table.add_column(overflow="fold")
     for label, value in rows.items():
         if value:
