@@ -129,9 +129,11 @@ def build(context: Context) -> TrainTab:
         shown = gr.update(visible=at.pictures == form.OWN_PICTURES)
         return [at.pictures, shown, at.base, at.name, at.trigger, at.steps, at.rank, at.lr]
 
-    def look(kind: str, typed: str) -> tuple[Any, str]:
-        location = form.DEMO_FOLDERS.get(kind, typed)
-        return gr.update(visible=kind == form.OWN_PICTURES), _dataset_card(context, location)
+    def show_folder(kind: str) -> Any:
+        return gr.update(visible=kind == form.OWN_PICTURES)
+
+    def look(kind: str, typed: str) -> str:
+        return _dataset_card(context, form.DEMO_FOLDERS.get(kind, typed))
 
     def begin(*given: Any) -> tuple[str, str]:
         answers = _answers(*given)
@@ -159,10 +161,14 @@ def build(context: Context) -> TrainTab:
         fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
         api_visibility="private", show_progress="hidden",
     )  # fmt: skip
-    gr.on(
-        [pictures.change, folder.change], look, [pictures, folder], [folder, preview],
-        api_visibility="private", show_progress="hidden", trigger_mode="always_last",
-    )  # fmt: skip
+    pictures.change(show_folder, pictures, folder, api_visibility="private", show_progress="hidden")
+    # An event of its own for each: one for both drops what is typed while it answers the other.
+    for changed in (pictures.change, folder.change, folder.blur):
+        changed(
+            look, [pictures, folder], preview,
+            api_visibility="private", show_progress="hidden", trigger_mode="always_last",
+            concurrency_id="look", concurrency_limit=1,
+        )  # fmt: skip
     gr.on(
         [field.change for field in fields], check, fields, marks,
         api_visibility="private", show_progress="hidden", trigger_mode="always_last",

@@ -276,7 +276,10 @@ def test_names_prompts_and_logs_are_text(browser: Browser, runs: Path, tmp_path:
         expect(page.locator(".st-stage pre").first).to_contain_text("onerror=alert(1)")
         page.keyboard.press("1")
         page.get_by_label("My own folder").check()
-        page.locator("#st-folder textarea, #st-folder input").fill(str(folder))
+        expect(page.locator(".st-dataset")).to_contain_text("Type the folder")
+        field = page.locator("#st-folder textarea, #st-folder input")
+        field.press_sequentially(str(folder))  # typed, as people do; the card follows
+        field.blur()
         expect(page.locator(".st-thumbs figcaption")).to_contain_text("onerror=alert(1)")
         page.locator('[id="st-tabs"]').get_by_role("tab", name="Runs").click()
         page.locator('[data-run="done"]').click()
