@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lora_diffusion.files import replace_atomically
+from trainers.data.captions import has_word
 
 _MAX_COLUMNS = 6
 _CELL_PX = 224
@@ -67,11 +68,10 @@ def draw_sheet(
                 sheet.paste(opened.convert("RGB").resize((_CELL_PX, _CELL_PX), how), (left, top))
     for row, prompt in enumerate(prompts):
         top = head + row * (_CELL_PX + _GAP_PX)
-        has_trigger = bool(trigger) and str(trigger) in prompt.split(",")[0].split()
-        has_trigger = has_trigger or (bool(trigger) and str(trigger) in prompt.split())
-        canvas.rectangle((_MARGIN_PX, top, _MARGIN_PX + 3, top + _CELL_PX - 1), _ACCENT) if (
-            has_trigger
-        ) else None
+        has_trigger = trigger is not None and has_word(prompt, trigger)
+        if has_trigger:
+            bar = (_MARGIN_PX, top, _MARGIN_PX + 3, top + _CELL_PX - 1)
+            canvas.rectangle(bar, _ACCENT)
         kind = "with the trigger" if has_trigger else "without the trigger"
         canvas.text((_MARGIN_PX + 16, top + 8), kind, _ACCENT if has_trigger else _MUTED, _font(13))
         for line, text in enumerate(_wrapped(prompt, _font(17), _LABEL_PX - 40)[:8]):

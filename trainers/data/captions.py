@@ -35,7 +35,7 @@ def sidecar(picture: Path) -> Path | None:
 
 def with_trigger(caption: str, trigger: str | None) -> str:
     """`caption`, starting with the trigger word unless it is in it as a word already."""
-    if not trigger or _has_word(caption, trigger):
+    if not trigger or has_word(caption, trigger):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
 
@@ -48,7 +48,8 @@ def without_trigger(caption: str, trigger: str | None) -> str:
     return " ".join(re.sub(pattern, "", caption).split()).strip(" ,")
 
 
-def _has_word(caption: str, word: str) -> bool:
+def has_word(caption: str, word: str) -> bool:
+    """Whether `word` stands in `caption` as a whole word."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption) is not None
 
 
