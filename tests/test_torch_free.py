@@ -24,6 +24,7 @@ TORCH_FREE = [
     "trainers.cli.main",
     "trainers.data.scan",
     "trainers.data.captions",
+    "trainers.data.buckets",
 ]
 
 
