@@ -15,6 +15,7 @@ TORCH_FREE = [
     "lora_diffusion.formats.header",
     "lora_diffusion.formats.metadata",
     "lora_diffusion.formats.hash",
+    "lora_diffusion.base_layers",
     "trainers.spec",
     "trainers.layering",
     "trainers.events",
