@@ -26,6 +26,7 @@ TORCH_FREE = [
     "trainers.data.scan",
     "trainers.data.captions",
     "trainers.data.buckets",
+    "trainers.data.decode",
 ]
 
 

@@ -112,7 +112,9 @@ def _as_option(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | dict) else str(value)
+    if isinstance(value, tuple):
+        value = [v.model_dump(exclude_none=True) if isinstance(v, BaseModel) else v for v in value]
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def _overlay(below: Layer, above: Layer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ own samples of the class, so that it goes on knowing it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lora_diffusion.errors import InputError
@@ -37,7 +38,7 @@ def class_pictures(
         _draw_missing(base, spec, folder, len(have), side_px, on_progress)
     default = spec.data.class_prompts[0] if spec.data.class_prompts else None
     found = scan(folder, default_caption=default)[:wanted]
-    return [Picture(p.path, p.caption, is_class=True) for p in found]
+    return [replace(picture, is_class=True) for picture in found]
 
 
 def _draw_missing(

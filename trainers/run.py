@@ -15,7 +15,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.files import write_text
 from trainers import checkpoint, devices, jobs, resume, setup
 from trainers.data.dataset import encode_dataset
-from trainers.data.images import check_decodable
+from trainers.data.decode import check_decodable
 from trainers.data.order import Order
 from trainers.events import EventLog
 from trainers.export import Exporter, base_weights_hash

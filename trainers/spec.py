@@ -60,12 +60,49 @@ class ModelSpec(Section):
     )
 
 
+class SubsetSpec(Section):
+    """One folder of a dataset that is made of several."""
+
+    folder: str = Field(description="Folder of pictures.")
+    name: str | None = Field(None, description="Unset takes the folder's name.")
+    repeats: int = Field(
+        1, ge=1, le=10_000, description="How often an epoch shows each of its pictures."
+    )
+    weight: float = Field(1.0, ge=0, le=100, description="Factor on the loss of its pictures.")
+    is_class: bool = Field(
+        False, description="Regularisation pictures: they show the class, not the subject."
+    )
+    trigger: str | None = Field(
+        None, description='Trigger word; unset takes data.trigger, "" uses none.'
+    )
+    instance_prompt: str | None = Field(
+        None,
+        description="Caption of pictures that have none; unset takes data.instance_prompt.",
+    )
+    caption_ending: str | None = Field(
+        None,
+        pattern=r"^\.[A-Za-z0-9_.-]{1,20}$",
+        description="Ending of the caption files; unset takes .txt, then .caption.",
+    )
+    mask_folder: str | None = Field(
+        None, description="Folder of masks that have the pictures' names: white is learned."
+    )
+
+
 class DataSpec(Section):
     """The pictures, their captions, and the prior-preservation pictures."""
 
     folder: str = Field(
         "bundled:demo_character",
         description="Folder of pictures; a .txt or .caption beside a picture is its caption.",
+    )
+    subsets: tuple[SubsetSpec, ...] = Field(
+        (),
+        description="Several folders with settings of their own, in place of data.folder: "
+        "[[data.subsets]] in a TOML file.",
+    )
+    max_megapixels: int = Field(
+        100, ge=1, le=1_000, description="Larger pictures are refused before they are decoded."
     )
     trigger: str | None = Field(
         None,

@@ -170,7 +170,7 @@ def export(made: Made, path: Path) -> Path:
         spec=made.spec,
         base=made.trainer.base,
         base_hash="",
-        pictures=[Picture(Path("a.png"), "a")],
+        pictures=[Picture(Path("a.png"), ("a",))],
         class_pictures=0,
         precision="fp32",
         resolution_px=64,

@@ -12,7 +12,12 @@ from trainers.layering import build_spec, preset_names, read_preset, to_argv, to
 from trainers.spec import JobSpec
 
 FULL = {
-    "data": {"folder": "a b/ü", "trigger": 'say "hi"', "class_prompts": ["x, y", "z"]},
+    "data": {
+        "folder": "a b/ü",
+        "trigger": 'say "hi"',
+        "class_prompts": ["x, y", "z"],
+        "subsets": [{"folder": "a, b", "repeats": 3}, {"folder": "ö", "is_class": True}],
+    },
     "adapter": {
         "kind": "dora",
         "dora_axis": "out",

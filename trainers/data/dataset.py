@@ -10,7 +10,8 @@ import torch
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase, LatentDistribution, PictureSize
-from trainers.data.images import fit_square, load_rgb, to_pixels
+from trainers.data.decode import load_rgb
+from trainers.data.images import fit_square, to_pixels
 from trainers.data.scan import Picture
 
 _ENCODE_BATCH = 4
@@ -48,7 +49,7 @@ class Dataset:
 
     @property
     def captions(self) -> list[str]:
-        return sorted({p.caption for p in (*self.instances, *self.classes)})
+        return sorted({c for p in (*self.instances, *self.classes) for c in p.captions})
 
 
 def encode_dataset(
@@ -106,7 +107,7 @@ def fingerprint(pictures: Sequence[Picture], resolution_px: int) -> str:
     for picture in pictures:
         content = hashlib.sha256(picture.path.read_bytes()).hexdigest()
         total.update(
-            f"\x1e{picture.path.name}\x1f{content}\x1f{picture.caption}"
+            f"\x1e{picture.path.name}\x1f{content}\x1f{chr(31).join(picture.captions)}"
             f"\x1f{picture.is_class}".encode()
         )
     return total.hexdigest()

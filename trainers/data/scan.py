@@ -13,19 +13,40 @@ PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_ENTRIES = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One picture on disk and what it shows.
 
     Attributes:
         path: the file.
-        caption: the prompt it is trained with.
-        is_class: a prior-preservation picture, not an instance.
+        captions: the prompts it is trained with, one or several, each with the trigger in it.
+        is_class: a prior-preservation (regularisation) picture, not an instance.
+        name: the file's path within its dataset, with `/`; unlike the stem it is unique there.
+        repeats: how often an epoch shows it.
+        weight: factor on its loss.
+        subset: name of the part of the dataset that it belongs to; empty where there is one only.
+        trigger: the trigger word of that part.
+        mask: greyscale picture that says where the loss counts; None counts everywhere.
+        size_px: (width, height) upright, once the header has been read.
+        digest: SHA-256 of the file's bytes, in hexadecimal, once they have been read.
     """
 
     path: Path
-    caption: str
+    captions: tuple[str, ...]
     is_class: bool = False
+    name: str = ""
+    repeats: int = 1
+    weight: float = 1.0
+    subset: str = ""
+    trigger: str | None = None
+    mask: Path | None = None
+    size_px: tuple[int, int] | None = None
+    digest: str | None = None
+
+    @property
+    def caption(self) -> str:
+        """The first caption."""
+        return self.captions[0]
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -82,7 +103,15 @@ def scan(folder: Path, *, default_caption: str | None, trigger: str | None = Non
     """
     files = find_pictures(folder)
     _refuse_shared_stems(files)
-    return [Picture(path, read_caption(path, default_caption, trigger)) for path in files]
+    return [
+        Picture(
+            path,
+            (read_caption(path, default_caption, trigger),),
+            name=path.name,
+            trigger=trigger,
+        )
+        for path in files
+    ]
 
 
 def _is_picture(path: Path) -> bool:
