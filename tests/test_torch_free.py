@@ -25,6 +25,7 @@ TORCH_FREE = [
     "trainers.cli.main",
     "trainers.data.scan",
     "trainers.data.captions",
+    "trainers.data.source",
     "trainers.data.buckets",
     "trainers.data.decode",
 ]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from lora_diffusion.errors import InputError, printable
+from trainers.data.source import Source
 
 MAX_PIXELS = 100_000_000
 ALPHA_BACKGROUND = (255, 255, 255)
 _MAX_NAMED = 20
 
 
-def load_rgb(path: Path) -> Image.Image:
+def load_rgb(path: Source) -> Image.Image:
     """The picture as 8-bit RGB, upright.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bit,
@@ -29,10 +29,11 @@ def load_rgb(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            picture.load()
+            with path.open("rb") as file:
+                picture = Image.open(file)
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                picture.load()
     except Image.DecompressionBombError:
         raise InputError(
             f"{printable(path)}: is over the limit of {MAX_PIXELS // 1_000_000} megapixels. Scale "
@@ -46,7 +47,7 @@ def load_rgb(path: Path) -> Image.Image:
     return _to_rgb(ImageOps.exif_transpose(picture))
 
 
-def check_decodable(paths: Sequence[Path], on_progress: Callable[[int, int], None]) -> None:
+def check_decodable(paths: Sequence[Source], on_progress: Callable[[int, int], None]) -> None:
     """Decode every picture once, before anything slow begins.
 
     Raises:

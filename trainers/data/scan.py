@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
 from trainers.data.captions import SIDECAR_ENDINGS, read_caption
+from trainers.data.source import Source
 
 PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 MAX_ENTRIES = 100_000
@@ -18,7 +19,7 @@ class Picture:
     """One picture on disk and what it shows.
 
     Attributes:
-        path: the file.
+        path: the file, or the member of a tar shard; both open and read alike.
         captions: the prompts it is trained with, one or several, each with the trigger in it.
         is_class: a prior-preservation (regularisation) picture, not an instance.
         name: the file's path within its dataset, with `/`; unlike the stem it is unique there.
@@ -31,7 +32,7 @@ class Picture:
         digest: SHA-256 of the file's bytes, in hexadecimal, once they have been read.
     """
 
-    path: Path
+    path: Source
     captions: tuple[str, ...]
     is_class: bool = False
     name: str = ""
