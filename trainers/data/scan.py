@@ -28,7 +28,7 @@ class Picture:
         subset: name of the part of the dataset that it belongs to; empty where there is one only.
         trigger: the trigger word of that part.
         mask: greyscale picture that says where the loss counts; None counts everywhere.
-        size_px: (width, height) upright, once the header has been read.
+        size_px: (height, width) upright, once the header has been read.
         digest: SHA-256 of the file's bytes, in hexadecimal, once they have been read.
     """
 
