@@ -26,7 +26,7 @@ class ModelSpec(Section):
 
     base: str = Field(
         "bundled:demo_base",
-        description="Base model: a diffusers folder, a .safetensors checkpoint, or a hub id.",
+        description="Base model: a diffusers folder, a .safetensors or .ckpt file, or a hub id.",
     )
     tokenizer: str | None = Field(
         None,

@@ -194,8 +194,11 @@ def _folder_arch(path: Path, index: Mapping[str, Any]) -> Found:
     return Found(arch)
 
 
-def checkpoint(header: Header) -> Found:
+def checkpoint(header: Header, sidecar: Path) -> Found:
     """What the single-file checkpoint is whose header this is.
+
+    Args:
+        sidecar: where the `.yaml` lies that travels with some checkpoints, if there is one.
 
     Raises:
         InputError: it is no base model; the message says what it is instead.
@@ -205,12 +208,12 @@ def checkpoint(header: Header) -> Found:
     found = _checkpoint_arch(header.path, shapes)
     return replace(
         found,
-        prediction="v_prediction" if _V_MARKER in shapes else _stated(header),
+        prediction="v_prediction" if _V_MARKER in shapes else _stated(header, sidecar),
         zero_snr=_ZERO_SNR_MARKER in shapes or header.metadata.get(_ZERO_SNR_METADATA) == "True",
     )
 
 
-def _stated(header: Header) -> str:
+def _stated(header: Header, sidecar: Path) -> str:
     """The prediction that metadata or the `.yaml` beside a checkpoint name; empty without one."""
     stated = header.metadata.get("modelspec.prediction_type", "").lower()
     if stated:
@@ -220,7 +223,7 @@ def _stated(header: Header) -> str:
         return "v_prediction"
     if architecture.startswith(_EPSILON_ARCHITECTURE):
         return "epsilon"
-    return _yaml_prediction(header.path)
+    return _yaml_prediction(sidecar)
 
 
 def _checkpoint_arch(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Found:
@@ -309,9 +312,8 @@ def _edit_title(channels: object) -> str:
     return f"{TITLES['edit']} (its UNet takes {printable(channels, 20)} channels)"
 
 
-def _yaml_prediction(path: Path) -> str:
+def _yaml_prediction(sidecar: Path) -> str:
     """What the `.yaml` that travels beside some checkpoints says; empty without one."""
-    sidecar = path.with_suffix(".yaml")
     try:
         if sidecar.stat().st_size > _MAX_YAML_BYTES:
             return ""

@@ -124,7 +124,7 @@ def refuse_if_no_model(path: Path, where: str) -> None:
     if (path / MODEL_INDEX).is_file():
         return
     cause = f"{where}: has no {MODEL_INDEX}, so it is not a diffusers model folder."
-    checkpoints = sorted(f.name for f in path.glob("*.safetensors"))
+    checkpoints = sorted(f.name for f in path.glob("*") if f.suffix in (".safetensors", ".ckpt"))
     if (path.parent / MODEL_INDEX).is_file():
         fix = "It is one part of a model; give the folder above it."
     elif (path / "config.json").is_file() and checkpoints:

@@ -11,16 +11,15 @@ import torch
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.families import detect, folder, hub, layout, single_file
+from lora_diffusion.families import detect, folder, hub, layout, legacy, single_file
 from lora_diffusion.families.base import DiffusionBase, Prediction
 from lora_diffusion.families.detect import Found
 from lora_diffusion.families.request import Progress, Request
-from lora_diffusion.formats.header import Header, read_header
+from lora_diffusion.formats.header import Header
 
 L = TypeVar("L")
 
 HUB_PREFIX = "hub:"
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 class FolderLoader(Protocol):
@@ -51,9 +50,9 @@ def load_base(
     """Load a base model, frozen and in evaluation mode.
 
     Args:
-        location: folder in diffusers layout, `.safetensors` checkpoint, hub id (`owner/name`, or
-            `hub:owner/name` where a folder of that name is in the way) or `bundled:NAME`. A local
-            path never asks the network.
+        location: folder in diffusers layout, checkpoint (`.safetensors`, or a legacy `.ckpt`, see
+            `legacy`), hub id (`owner/name`, or `hub:owner/name` where a folder of that name is in
+            the way) or `bundled:NAME`. A local path never asks the network.
         device: where the models go.
         dtype: of the UNet and text encoders; the VAE stays in fp32 on fp16, which overflows in it.
         tokenizer: folder with the CLIP tokenizer, for a single file; on a folder it replaces the
@@ -73,39 +72,47 @@ def load_base(
     report: Progress = on_progress or _say_nothing
     target = _device(device)
     try:
-        source = locate(str(location))
-        if isinstance(source, Path):
-            path, name = source, _short_name(str(location), source)
-            where = printable(path.resolve().name or path)
-        else:
-            half = dtype in (torch.float16, torch.bfloat16)
-            path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
-            name = where = source
-        header = None if path.is_dir() else _read_checkpoint_header(path)
-        found = _recognise_folder(path, where) if header is None else detect.checkpoint(header)
+        path, name, where = _fetched(location, dtype, report)
+
+        def request(found: Found) -> Request:
+            return Request(
+                path=path,
+                name=name,
+                where=where,
+                found=found,
+                device=target,
+                dtype=dtype,
+                tokenizer=None if tokenizer is None else Path(tokenizer).expanduser(),
+                prediction=prediction,
+                clip_skip=clip_skip,
+                on_progress=report,
+            )
+
+        if path.is_dir():
+            found = _recognise_folder(path, where)
+            load_folder = _supported(_FOLDERS, where, found, arch)
+            return load_folder(request(found))
+        with legacy.opened(path, report) as header:
+            found = detect.checkpoint(header, path.with_suffix(".yaml"))
+            load_file = _supported(_FILES, where, found, arch)
+            return load_file(request(found), header)
     except OSError as error:
         reason = printable(error.strerror or error)
         raise InputError(
             f"Base model '{printable(location)}': cannot be read ({reason}). Check the "
             "permissions and the disk."
         ) from error
-    request = Request(
-        path=path,
-        name=name,
-        where=where,
-        found=found,
-        device=target,
-        dtype=dtype,
-        tokenizer=None if tokenizer is None else Path(tokenizer).expanduser(),
-        prediction=prediction,
-        clip_skip=clip_skip,
-        on_progress=report,
-    )
-    if header is None:
-        load_folder = _supported(_FOLDERS, where, found, arch)
-        return load_folder(request)
-    load_file = _supported(_FILES, where, found, arch)
-    return load_file(request, header)
+
+
+def _fetched(location: str | Path, dtype: torch.dtype, report: Progress) -> tuple[Path, str, str]:
+    """Where the model lies, what metadata call it, and what messages call it."""
+    source = locate(str(location))
+    if isinstance(source, Path):
+        where = printable(source.resolve().name or source)
+        return source, _short_name(str(location), source), where
+    half = dtype in (torch.float16, torch.bfloat16)
+    path = hub.fetch(source, half=half, accept=_accept_folder, on_progress=report)
+    return path, source, source
 
 
 def locate(location: str) -> Path | str:
@@ -152,15 +159,6 @@ def _device(device: str | torch.device) -> torch.device:
             "or cpu."
         ) from error
     return found
-
-
-def _read_checkpoint_header(path: Path) -> Header:
-    if path.suffix.lower() in _PICKLES:
-        raise InputError(
-            f"{printable(path.name)}: is a Python pickle, which can run code on loading, and is "
-            "refused. Get the .safetensors version, or convert it on a machine that you trust."
-        )
-    return read_header(path)
 
 
 def _recognise_folder(path: Path, where: str) -> Found:
