@@ -94,6 +94,12 @@ class AdapterHandle:
         """A, B and what else the kind trains of every layer (of one part), in model order."""
         return [p for _, adapter in self.adapters(part) for p in adapter.parameters()]
 
+    def named_parameters(self) -> Iterator[tuple[LayerKey, str, nn.Parameter]]:
+        """Layer, name within it (`down`, `up`, …) and parameter, in model order."""
+        for key, adapter in self.adapters():
+            for name, parameter in adapter.named_parameters():
+                yield key, name, parameter
+
     def adapters(self, part: str | None = None) -> Iterator[tuple[LayerKey, LoRA]]:
         """Each layer's key and LoRA module (of one part), in model order."""
         for key, layer in self.layers.items():

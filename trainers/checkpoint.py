@@ -1,15 +1,16 @@
 """Checkpoints: one safetensors file holds all that a run needs to go on, bit for bit.
 
-Tensors: `adapter/KEY/down|up|magnitude` (fp32; magnitude for DoRA) and
-`optim/KEY/down|up|magnitude/exp_avg|exp_avg_sq|step`. The header's metadata holds the step, the
-spec, the dataset's fingerprint and the gradient scaler.
+Tensors: `adapter/KEY/down|up|magnitude` (fp32; magnitude for DoRA), their moving average as
+`average/KEY/…`, and `optim/KEY/…/exp_avg|…`, whatever the optimizer keeps of each. The header's
+metadata holds the step, the spec, the dataset's fingerprint, the gradient scaler, and what the
+optimizer keeps in plain numbers.
 Randomness needs no state: every draw is a function of (seed, place).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import replace_atomically
 from lora_diffusion.injection import AdapterHandle
+from trainers.optimizers import group_state, set_group_state
 
 FORMAT = "1"
-_ADAPTER, _OPTIM = "adapter", "optim"
+_ADAPTER, _OPTIM, _AVERAGE = "adapter", "optim", "average"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,9 @@ class Checkpoint:
         spec: the run's settings as JSON-ready dict.
         dataset: fingerprint of pictures and captions.
         scaler: the gradient scaler's state (fp16 on a GPU), else empty.
+        optimizer: its class' name.
+        groups: numbers of the optimizer's groups, one dict for each that has any.
+        numbers: plain numbers of the optimizer's state, by name.
         tensors: by name.
     """
 
@@ -43,6 +48,9 @@ class Checkpoint:
     spec: dict[str, Any]
     dataset: str
     scaler: dict[str, Any]
+    optimizer: str
+    groups: list[dict[str, float]]
+    numbers: dict[str, float]
     tensors: dict[str, Tensor]
 
 
@@ -59,6 +67,7 @@ def save(
     scaler: dict[str, Any],
     handle: AdapterHandle,
     optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor],
     keep: int,
 ) -> Path:
     """Write a checkpoint, read it back, and only then let go of all but the newest `keep`.
@@ -66,17 +75,24 @@ def save(
     Raises:
         OSError: the disk is full or read-only; older checkpoints are untouched.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors = {f"{_AVERAGE}/{name}": _stored(value) for name, value in average.items()}
+    numbers: dict[str, float] = {}
     for name, parameter in _named(handle):
         tensors[f"{_ADAPTER}/{name}"] = _stored(parameter)
         for field, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{_OPTIM}/{name}/{field}"] = _stored(value)
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIM}/{name}/{field}"] = _stored(value)
+            else:
+                numbers[f"{_OPTIM}/{name}/{field}"] = value
     metadata = {
         "format": FORMAT,
         "step": str(step),
         "spec": json.dumps(spec),
         "dataset": dataset,
         "scaler": json.dumps(scaler),
+        "optimizer": type(optimizer).__name__,
+        "groups": json.dumps(group_state(optimizer)),
+        "numbers": json.dumps(numbers),
     }
     path = folder / file_name(step)
     replace_atomically(path, lambda beside: save_file(tensors, beside, metadata=metadata))
@@ -118,6 +134,9 @@ def read(path: Path) -> Checkpoint:
             spec=json.loads(metadata["spec"]),
             dataset=metadata["dataset"],
             scaler=json.loads(metadata["scaler"]),
+            optimizer=metadata.get("optimizer", "AdamW"),
+            groups=json.loads(metadata.get("groups", "[]")),
+            numbers=json.loads(metadata.get("numbers", "{}")),
             tensors=tensors,
         )
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
@@ -135,10 +154,13 @@ def restore(
 ) -> None:
     """Put a checkpoint's state into a fresh adapter and optimizer of the same settings.
 
+    Where a fork changed the optimizer or how it groups the layers, it starts afresh.
+
     Raises:
         InputError: the checkpoint belongs to another adapter.
     """
     trained = {p for group in optimizer.param_groups for p in group["params"]}
+    state = _optimizer_state(checkpoint) if _same_optimizer(checkpoint, optimizer) else {}
     for name, parameter in _named(handle):
         stored = checkpoint.tensors.get(f"{_ADAPTER}/{name}")
         if stored is None or stored.shape != parameter.shape:
@@ -148,24 +170,45 @@ def restore(
             )
         with torch.no_grad():
             parameter.copy_(stored)
-        prefix = f"{_OPTIM}/{name}/"
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in checkpoint.tensors.items()
-            if key.startswith(prefix)
-        }
-        if parameter in trained and state:
+        if parameter in trained and name in state:
             optimizer.state[parameter] = {
-                field: value.to(parameter.device) for field, value in state.items()
+                field: value.to(parameter.device) if isinstance(value, Tensor) else value
+                for field, value in state[name].items()
             }
+    if state:
+        set_group_state(optimizer, checkpoint.groups)
     if scaler is not None and checkpoint.scaler:
         scaler.load_state_dict(checkpoint.scaler)
 
 
+def average(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The adapter's moving average by parameter name; empty where none was kept."""
+    return {
+        name.removeprefix(f"{_AVERAGE}/"): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith(f"{_AVERAGE}/")
+    }
+
+
+def _same_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> bool:
+    return checkpoint.optimizer == type(optimizer).__name__ and len(checkpoint.groups) == len(
+        group_state(optimizer)
+    )
+
+
+def _optimizer_state(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """What the optimizer kept of each parameter: name -> field -> tensor or number."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in (checkpoint.tensors | checkpoint.numbers).items():
+        if key.startswith(f"{_OPTIM}/"):
+            name, _, field = key.removeprefix(f"{_OPTIM}/").rpartition("/")
+            found.setdefault(name, {})[field] = value
+    return found
+
+
 def _named(handle: AdapterHandle) -> Iterator[tuple[str, nn.Parameter]]:
-    for key, adapter in handle.adapters():
-        for name, parameter in adapter.named_parameters():
-            yield f"{key}/{name}", parameter
+    for key, name, parameter in handle.named_parameters():
+        yield f"{key}/{name}", parameter
 
 
 def _stored(value: Tensor) -> Tensor:

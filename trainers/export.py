@@ -18,6 +18,8 @@ from lora_diffusion.formats.metadata import public_name, thumbnail_data_url
 from lora_diffusion.injection import AdapterHandle
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
+from trainers.lr_schedule import warmup_steps
+from trainers.optimizers import TOLD_NAMES
 from trainers.spec import AdapterSpec, JobSpec
 
 
@@ -82,9 +84,9 @@ class Exporter:
             accumulate=spec.schedule.accumulate,
             lr_unet=spec.optim.lr_unet,
             lr_text=spec.optim.lr_text or None,
-            optimizer="AdamW",
+            optimizer=TOLD_NAMES[spec.optim.kind],
             schedule=spec.optim.lr_schedule,
-            warmup_steps=round(spec.optim.lr_warmup_ratio * step),
+            warmup_steps=warmup_steps(spec.optim, step),
             min_snr_gamma=spec.objective.min_snr_gamma,
             gradient_checkpointing=spec.model.gradient_checkpointing,
             width_px=self.resolution_px,

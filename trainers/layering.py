@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from trainers.spec import DEFAULT_STEPS, JobSpec
+from trainers.spec import DEFAULT_STEPS, JobSpec, OptimSpec
 
 Layer = Mapping[str, Any]
 
@@ -94,14 +94,23 @@ def to_toml(spec: JobSpec) -> str:
 
 
 def to_argv(spec: JobSpec) -> list[str]:
-    """Command-line options for every setting that differs from its default."""
+    """Command-line options for every setting that differs from its default.
+
+    Where a section's `kind` has defaults of its own, it is those that count.
+    """
     options: list[str] = []
     default = JobSpec()
     for section in JobSpec.model_fields:
         group: BaseModel = getattr(spec, section)
+        usual = getattr(default, section).model_dump()
+        if isinstance(group, OptimSpec):
+            chosen = {"kind": group.kind, "lr_schedule": group.lr_schedule}
+            usual = OptimSpec.model_validate(chosen).model_dump() | {
+                name: usual[name] for name in chosen
+            }
         for name in type(group).model_fields:
             value = getattr(group, name)
-            if value == getattr(getattr(default, section), name):
+            if value == usual[name]:
                 continue
             options += [f"--{section}.{name}", _as_option(value)]
     return options

@@ -18,12 +18,14 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.randomness import normal, uniform
+from trainers.averaging import ShownWeights
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.devices import peak_bytes
 from trainers.diffusion import NoiseSchedule, draw_noise, draw_timestep
+from trainers.lr_schedule import lr_factor
 from trainers.objective import batch_loss, picture_losses, picture_weights
-from trainers.optim import lr_factor, set_lr
+from trainers.optim import limit_norms, set_lr, shown_lr
 from trainers.spec import JobSpec
 
 _MAX_BAD_STEPS = 3
@@ -85,6 +87,7 @@ class Trainer:
         self.order = order
         self.accelerator = accelerator
         self.optimizer = accelerator.prepare(optimizer)
+        self.shown = ShownWeights(handle, optimizer, spec.optim.ema_decay)
         self.cached_prompts = cached_prompts
         self.schedule = NoiseSchedule(base)
         self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
@@ -104,7 +107,7 @@ class Trainer:
         """
         began = time.perf_counter()
         spec = self.spec.schedule
-        lr = set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
+        set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
         losses: list[float] = []
         grad_norm = 0.0
         for micro in range(step * spec.accumulate, (step + 1) * spec.accumulate):
@@ -115,11 +118,11 @@ class Trainer:
                 losses.append(loss.item())
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    grad_norm = self._update(all(map(_finite, losses)))
+                    grad_norm = self._update(step, all(map(_finite, losses)))
         return StepResult(
             step=step + 1,
             loss=sum(losses) / len(losses),
-            lr=lr,
+            lr=shown_lr(self.optimizer),
             grad_norm=grad_norm,
             seconds=time.perf_counter() - began,
             peak_bytes=peak_bytes(self.base.device),
@@ -174,8 +177,15 @@ class Trainer:
         rows = [self.cached_prompts[caption] for caption in captions]
         return Conditioning.cat(rows).to(self.base.device)
 
-    def _update(self, finite: bool) -> float:
-        """Clip, step and clear; a batch whose loss is not finite is left out."""
+    def _update(self, step: int, finite: bool) -> float:
+        """Clip, step and clear; a batch whose loss or gradient is not finite is left out."""
+        optim = self.spec.optim
+        norm = 0.0
+        if finite:
+            limit = float("inf") if optim.clip_norm is None else optim.clip_norm
+            norm = float(self.accelerator.clip_grad_norm_(self._parameters, limit))
+            # in fp16 the scaler leaves such a step out by itself and lowers its scale
+            finite = _finite(norm) or self.accelerator.scaler is not None
         if not finite:
             self.optimizer.zero_grad()
             self._bad_steps += 1
@@ -187,13 +197,12 @@ class Trainer:
                 )
             return 0.0
         self._bad_steps = 0
-        limit = self.spec.optim.clip_norm
-        norm = self.accelerator.clip_grad_norm_(
-            self._parameters, float("inf") if limit is None else limit
-        )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(norm) if norm is not None else 0.0
+        if optim.max_norm is not None:
+            limit_norms(self.handle, optim.max_norm)
+        self.shown.follow(step)
+        return norm
 
 
 def _finite(value: float) -> bool:

@@ -13,6 +13,7 @@ from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats.metadata import public_name
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint
+from trainers.averaging import ShownWeights
 from trainers.contact_sheet import Column, draw_sheet
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
@@ -39,6 +40,7 @@ class Outputs:
     base: DiffusionBase
     handle: AdapterHandle
     optimizer: Optimizer
+    shown: ShownWeights
     accelerator: Accelerator
     dataset: Dataset
     order: Order
@@ -82,7 +84,7 @@ class Outputs:
             return
         self._set_training(False)
         self.teller.phase("preview", f"drawing {len(self.previewer.pictures)} previews")
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.shown.in_place():
             files, problem = self.previewer.try_draw(step, self.stop.check)
         self._set_training(True)
         if problem:
@@ -105,6 +107,7 @@ class Outputs:
             scaler=scaler.state_dict() if scaler is not None else {},
             handle=self.handle,
             optimizer=self.optimizer,
+            average=self.shown.average,
             keep=self.spec.save.keep_checkpoints,
         )
         self.teller.events.write("checkpoint", step=done, file=self._relative(path))
@@ -112,7 +115,8 @@ class Outputs:
 
     def export(self, path: Path, step: int, *, final: bool = False) -> None:
         """Write the adapter as it stands."""
-        self.exporter.write(self.handle, path, step, time.time(), self._cover(step))
+        with self.shown.in_place():
+            self.exporter.write(self.handle, path, step, time.time(), self._cover(step))
         self.teller.events.write("export", step=step, file=self._relative(path), final=final)
 
     def contact_sheet(self, total: int) -> Path | None:

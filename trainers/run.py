@@ -133,6 +133,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     trainer = Trainer(
         spec, total, base, handle, dataset, order, accelerator, optimizer, prompt_cache
     )
+    if start.point:
+        trainer.shown.restore(checkpoint.average(start.point))
     exporter = Exporter(
         spec=spec,
         base=base,
@@ -147,8 +149,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         ),
     )
     outputs = Outputs(
-        spec, run_dir, teller, stop, base, handle, optimizer, accelerator, dataset, order,
-        exporter, previewer,
+        spec, run_dir, teller, stop, base, handle, optimizer, trainer.shown,
+        accelerator, dataset, order, exporter, previewer,
     )  # fmt: skip
     teller.events.write(
         "started",

@@ -15,13 +15,13 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
-from lora_diffusion.keys import UNET
-from lora_diffusion.targets import NONE
+from lora_diffusion.keys import TEXT_ENCODER_2, UNET
 from trainers import devices
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.data.scan import Picture, scan
 from trainers.jobs import RunDir
+from trainers.optim import NOTHING_IS_TRAINED, own_rate
 from trainers.preview import Previewer
 from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
@@ -72,15 +72,24 @@ def find_classes(
 
 
 def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
-    """Inject the adapter; parts whose learning rate is 0 get none."""
+    """Inject the adapter; parts whose learning rate is 0 get none.
+
+    Raises:
+        InputError: no part has a learning rate, or a rate is for a part that the base lacks.
+    """
     adapter = spec.adapter
+    if spec.optim.lr_text_2 is not None and TEXT_ENCODER_2 not in base.parts:
+        raise InputError(f"optim.lr_text_2: {base.name} has no second text encoder. Leave it out.")
+    parts = {part: model for part, model in base.parts.items() if own_rate(spec.optim, part) > 0}
+    if not parts:
+        raise InputError(NOTHING_IS_TRAINED)
     handle = inject(
-        base.parts,
+        parts,
         AdapterConfig(
             kind=adapter.kind,
             dora_axis=adapter.dora_axis,
-            targets=adapter.targets if spec.optim.lr_unet > 0 else NONE,
-            text_targets=adapter.text_targets if spec.optim.lr_text > 0 else NONE,
+            targets=adapter.targets,
+            text_targets=adapter.text_targets,
             rank=adapter.rank,
             alpha=adapter.alpha,
             conv_rank=adapter.conv_rank,
