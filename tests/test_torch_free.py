@@ -16,6 +16,7 @@ TORCH_FREE = [
     "lora_diffusion.formats.metadata",
     "lora_diffusion.formats.hash",
     "lora_diffusion.base_layers",
+    "lora_diffusion.consumers",
     "trainers.spec",
     "trainers.layering",
     "trainers.events",
