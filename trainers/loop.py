@@ -22,9 +22,9 @@ from trainers.averaging import ShownWeights
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.devices import peak_bytes
-from trainers.diffusion import NoiseSchedule, draw_noise, draw_timestep
+from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
 from trainers.lr_schedule import lr_factor
-from trainers.objective import batch_loss, picture_losses, picture_weights
+from trainers.objective import batch_loss, check, errors, picture_losses, picture_weights
 from trainers.optim import limit_norms, set_lr, shown_lr
 from trainers.spec import JobSpec
 
@@ -37,7 +37,8 @@ class Batch:
 
     Attributes:
         latents: clean, in the UNet's space, `[b, c, h/f, w/f]`.
-        noise: of the same shape.
+        noise: what the target is made of, of the same shape.
+        input_noise: what the input is noised with; the same unless it is perturbed.
         timesteps: `[b]`.
         captions: one each.
         sizes: of the pictures before cropping, one each.
@@ -46,6 +47,7 @@ class Batch:
 
     latents: Tensor
     noise: Tensor
+    input_noise: Tensor
     timesteps: Tensor
     captions: Sequence[str]
     sizes: Sequence[PictureSize]
@@ -90,6 +92,7 @@ class Trainer:
         self.shown = ShownWeights(handle, optimizer, spec.optim.ema_decay)
         self.cached_prompts = cached_prompts
         self.schedule = NoiseSchedule(base)
+        check(spec.objective, base.prediction, len(self.schedule))
         self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
         self._bad_steps = 0
 
@@ -133,16 +136,17 @@ class Trainer:
         spec = self.spec
         size = spec.schedule.batch_size
         seed = spec.schedule.seed
-        latents, noises, timesteps, captions, sizes, kinds = [], [], [], [], [], []
+        latents, noises, input_noises, timesteps = [], [], [], []
+        captions, sizes, kinds = [], [], []
         for place in range(micro * size, (micro + 1) * size):
             is_class, index = self.order.at(place)
             moments = self.dataset.latent(is_class, index)
             latent = moments.sample(normal(tuple(moments.mean.shape), "latent", seed, place))
             latents.append(self.base.scale_latents(latent))
-            noises.append(
-                draw_noise(tuple(latent.shape[1:]), seed, place, spec.objective.noise_offset)
-            )
-            timesteps.append(draw_timestep(seed, place, len(self.schedule)))
+            noise = draw_noise(spec.objective, tuple(latent.shape[1:]), seed, place)
+            noises.append(noise)
+            input_noises.append(draw_input_noise(spec.objective, noise, seed, place))
+            timesteps.append(draw_timestep(spec.objective, seed, place, len(self.schedule)))
             dropped = uniform("caption dropout", seed, place) < spec.data.caption_dropout
             captions.append("" if dropped else self.dataset.picture(is_class, index).caption)
             sizes.append(self.dataset.size(is_class, index))
@@ -151,6 +155,7 @@ class Trainer:
         return Batch(
             latents=torch.cat(latents).to(device),
             noise=torch.stack(noises).to(device),
+            input_noise=torch.stack(input_noises).to(device),
             timesteps=torch.tensor(timesteps, device=device),
             captions=captions,
             sizes=sizes,
@@ -159,17 +164,15 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted loss of a batch, a scalar in fp32."""
-        noisy = self.schedule.noised(batch.latents, batch.noise, batch.timesteps)
+        noisy = self.schedule.noised(batch.latents, batch.input_noise, batch.timesteps)
         target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
         prompts = self.base.with_sizes(self._prompts(batch.captions), batch.sizes)
         prediction = self.base.predict(noisy, batch.timesteps, prompts)
-        weights = picture_weights(
-            self.spec.objective,
-            batch.is_class,
-            self.schedule.snr(batch.timesteps),
-            self.base.prediction,
-        )
-        return batch_loss(picture_losses(prediction, target), weights)
+        snr = self.schedule.snr(batch.timesteps)
+        shares = batch.timesteps / len(self.schedule)
+        off = errors(self.spec.objective, prediction, target, shares, snr)
+        weights = picture_weights(self.spec.objective, batch.is_class, snr, self.base.prediction)
+        return batch_loss(picture_losses(off), weights)
 
     def _prompts(self, captions: Sequence[str]) -> Conditioning:
         if self.cached_prompts is None:
