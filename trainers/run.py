@@ -100,8 +100,10 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         torch.set_num_threads(spec.model.threads)
 
     # The pictures, and the base that encodes them
-    instances = setup.find_instances(spec.data)
-    check_decodable([p.path for p in instances], teller.counter("check", "checking pictures"))
+    instances, classes = setup.find_pictures(spec.data)
+    check_decodable(
+        [p.path for p in (*instances, *classes)], teller.counter("check", "checking pictures")
+    )
     placement = devices.choose(spec.model)
     accelerator = devices.make_accelerator(placement, spec.schedule.accumulate)
     if placement.device.type == "cpu":
@@ -109,7 +111,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     base = setup.open_base(spec, placement, teller)
     begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
-    classes = setup.find_classes(base, spec, side_px, run_dir, teller)
+    classes += setup.find_classes(base, spec, side_px, run_dir, teller)
     dataset = encode_dataset(
         base, instances, classes, side_px, teller.counter("encode", "encoding pictures")
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lora_diffusion import bundled
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError, printable
@@ -17,9 +16,10 @@ from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET
 from trainers import devices
+from trainers.data import scan
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
-from trainers.data.scan import Picture, scan
+from trainers.data.scan import Picture
 from trainers.jobs import RunDir
 from trainers.optim import NOTHING_IS_TRAINED, own_rate
 from trainers.preview import Previewer
@@ -29,13 +29,15 @@ from trainers.spec import AdapterSpec, DataSpec, JobSpec
 from trainers.teller import Teller
 
 
-def find_instances(data: DataSpec) -> list[Picture]:
-    """The instance pictures and their captions."""
-    caption = data.instance_prompt
-    if "{trigger}" in caption:
-        caption = caption.replace("{trigger}", data.trigger) if data.trigger else ""
-    folder = bundled.resolve(data.folder)
-    return scan(folder, default_caption=caption or None, trigger=data.trigger)
+def find_pictures(data: DataSpec) -> tuple[list[Picture], list[Picture]]:
+    """(instances, regularisation pictures) of the dataset, with their captions."""
+    found = scan.find(data)
+    instances = [picture for picture in found if not picture.is_class]
+    if not instances:
+        raise InputError(
+            "The dataset has regularisation pictures only. Add a folder whose is_class is false."
+        )
+    return instances, [picture for picture in found if picture.is_class]
 
 
 def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> DiffusionBase:

@@ -84,6 +84,9 @@ class SubsetSpec(Section):
         pattern=r"^\.[A-Za-z0-9_.-]{1,20}$",
         description="Ending of the caption files; unset takes .txt, then .caption.",
     )
+    caption_table: str | None = Field(
+        None, description="JSON or JSON lines of captions; unset takes data.caption_table."
+    )
     mask_folder: str | None = Field(
         None, description="Folder of masks that have the pictures' names: white is learned."
     )
@@ -96,10 +99,34 @@ class DataSpec(Section):
         "bundled:demo_character",
         description="Folder of pictures; a .txt or .caption beside a picture is its caption.",
     )
+    nested: bool = Field(True, description="Also take the pictures of folders within the folder.")
+    kohya_folders: bool = Field(
+        True,
+        description="A folder named N_concept, N up to 999, shows its pictures N times an epoch; "
+        "the concept is the caption of those that have none.",
+    )
     subsets: tuple[SubsetSpec, ...] = Field(
         (),
         description="Several folders with settings of their own, in place of data.folder: "
         "[[data.subsets]] in a TOML file.",
+    )
+    caption_table: str | None = Field(
+        None,
+        description="JSON lines with file_name and text, or kohya's metadata JSON; a folder's "
+        "metadata.jsonl is found by itself.",
+    )
+    caption_lines: bool = Field(
+        False,
+        description="Each line of a caption file is a caption of its own; a visit takes one.",
+    )
+    caption_encoding: str | None = Field(
+        None,
+        description="Encoding of caption files that are not UTF-8, such as cp1252 or cp932; unset "
+        "refuses them.",
+    )
+    picture_text: bool = Field(
+        False,
+        description="Pictures without a caption take the prompt in their PNG or EXIF text.",
     )
     max_megapixels: int = Field(
         100, ge=1, le=1_000, description="Larger pictures are refused before they are decoded."

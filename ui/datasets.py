@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from trainers.data.captions import sidecar
+from trainers.data.caption_files import sidecar
 from trainers.data.scan import find_pictures
 
 _CAPTION_BYTES = 4_000

@@ -8,19 +8,19 @@ import pytest
 
 from lora_diffusion.errors import InputError
 from tests.ui.made_runs import picture
-from trainers.data import scan
+from trainers.data import walk
 from ui import datasets
 
 
 def test_pictures_and_captions_are_found_whatever_the_case(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.webp", "sub/not-trained.png"):
+    for name in ("b.PNG", "a.jpg", "c.webp", "sub/d.png"):
         picture(tmp_path / name, 1, "#123456")
     (tmp_path / "a.txt").write_text("\ufeffa  caption\nin two lines\x1b[31m", encoding="utf-8")
     (tmp_path / "c.caption").write_text("another")
     (tmp_path / "notes.md").write_text("x")
     picture(tmp_path / ".hidden.png", 1, "#123456")
     found = datasets.look(str(tmp_path))
-    assert [p.name for p in found.pictures] == ["a.jpg", "b.PNG", "c.webp"]
+    assert [p.name for p in found.pictures] == ["a.jpg", "b.PNG", "c.webp", "d.png"]
     assert found.captioned == 2
     assert found.caption(found.pictures[0]) == "a caption in two lines[31m"
     assert found.caption(found.pictures[1]) == ""
@@ -38,7 +38,7 @@ def test_a_folder_without_pictures_and_one_with_far_too_many_files(
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match="has no pictures"):
         datasets.look(str(tmp_path))
-    monkeypatch.setattr(scan, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(walk, "MAX_ENTRIES", 3)
     for number in range(5):
         (tmp_path / f"{number}.dat").write_bytes(b"")
     with pytest.raises(InputError, match="more than 3 files"):

@@ -66,18 +66,3 @@ def test_bad_folders_are_named(tmp_path):
         with pytest.raises(InputError, match=words) as caught:
             scan(folder, default_caption="x")
         assert str(folder) in str(caught.value)
-
-
-def test_two_pictures_do_not_share_a_caption(tmp_path):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "a.jpg")
-    (tmp_path / "a.txt").write_text("which?", encoding="utf-8")
-    with pytest.raises(InputError, match="share one caption"):
-        scan(tmp_path, default_caption="x")
-
-
-def test_captions_must_be_utf8(tmp_path):
-    picture(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
-    with pytest.raises(InputError, match=r"a\.txt.*UTF-8"):
-        scan(tmp_path, default_caption="x")
