@@ -16,7 +16,7 @@ _HOMES = {
     "AdapterConfig": "lora_diffusion.injection",
     "AdapterFile": "lora_diffusion.adapter",
     "AdapterHandle": "lora_diffusion.injection",
-    "Factors": "lora_diffusion.adapter",
+    "Factors": "lora_diffusion.factors",
     "InputError": "lora_diffusion.errors",
     "LayerKey": "lora_diffusion.keys",
     "attach": "lora_diffusion.injection",
@@ -40,8 +40,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lora_diffusion.adapter import AdapterFile, Factors
+    from lora_diffusion.adapter import AdapterFile
     from lora_diffusion.errors import InputError
+    from lora_diffusion.factors import Factors
     from lora_diffusion.families import load_base
     from lora_diffusion.formats import load_adapter as load
     from lora_diffusion.injection import AdapterConfig, AdapterHandle, attach, inject

@@ -1,4 +1,4 @@
-"""Pure functions on the factors of a low-rank update.
+"""Pure functions on the factors of an update.
 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685),
 section 4.1: h = W0 x + (alpha / r) B A x; Liu et al., "DoRA: Weight-Decomposed Low-Rank
@@ -37,7 +37,7 @@ def delta(down: Tensor, up: Tensor, alpha: float) -> Tensor:
     fp16 and bf16 factors are widened first, so that rounding happens once, when the caller
     stores the result.
     """
-    return low_rank_product(_wide(down), _wide(up)) * (alpha / down.shape[0])
+    return low_rank_product(wide(down), wide(up)) * (alpha / down.shape[0])
 
 
 def channel_norms(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
@@ -49,7 +49,7 @@ def channel_norms(weight: Tensor, axis: MagnitudeAxis) -> Tensor:
     """
     kept = 1 if axis == "in" else 0
     over = [dim for dim in range(weight.dim()) if dim != kept]
-    norms: Tensor = torch.linalg.vector_norm(_wide(weight), dim=over, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(wide(weight), dim=over, keepdim=True)
     return norms
 
 
@@ -83,11 +83,52 @@ def dora_delta(
         Shaped like W0, in fp32 or wider. Exactly 0 where D is 0 and m is the norm of W0.
     """
     low_rank = delta(down, up, alpha)
-    own = _wide(base_weight)
-    ratio = magnitude_ratio(_wide(magnitude), channel_norms(own + low_rank, axis))
+    own = wide(base_weight)
+    ratio = magnitude_ratio(wide(magnitude), channel_norms(own + low_rank, axis))
     return (ratio - 1) * own + ratio * low_rank
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def hadamard_delta(w1_a: Tensor, w1_b: Tensor, w2_a: Tensor, w2_b: Tensor, alpha: float) -> Tensor:
+    """alpha / r * (W1a W1b) * (W2a W2b), entry by entry: what LoHa adds, in fp32 or wider.
+
+    Source: Hyeon-Woo et al., arXiv:2108.06098, section 2.2.
+
+    Args:
+        w1_a, w2_a: `[out, r]`.
+        w1_b, w2_b: `[r, in, *kernel]`.
+
+    Returns:
+        `[out, in, *kernel]`.
+    """
+    first = low_rank_product(wide(w1_b), wide(w1_a))
+    return first * low_rank_product(wide(w2_b), wide(w2_a)) * (alpha / w1_b.shape[0])
+
+
+def kronecker_delta(w1: Sequence[Tensor], w2: Sequence[Tensor], scale: float) -> Tensor:
+    """scale * W1 (x) W2, what LoKr adds, in fp32 or wider.
+
+    Source: Edalati et al., arXiv:2212.10650, section 3.1; Yeh et al., arXiv:2309.14859, section 3.
+
+    Args:
+        w1: W1 `[out / k, in / n]`, or two factors of it, `[out / k, r]` and `[r, in / n]`.
+        w2: W2 `[k, n, *kernel]`, or two factors of it, `[k, r]` and `[r, n, *kernel]`.
+
+    Returns:
+        `[out, in, *kernel]`.
+    """
+    left, right = multiplied(w1), multiplied(w2)
+    left = left.reshape(*left.shape, *(1 for _ in right.shape[2:]))
+    return torch.kron(left, right) * scale
+
+
+def multiplied(factors: Sequence[Tensor]) -> Tensor:
+    """The matrix that one tensor is, or the product of two, in fp32 or wider."""
+    if len(factors) == 1:
+        return wide(factors[0])
+    left, right = factors
+    return low_rank_product(wide(right), wide(left))
+
+
+def wide(tensor: Tensor) -> Tensor:
     """fp16 and bf16 as fp32; wider numbers as they are."""
     return tensor if tensor.dtype.itemsize >= 4 else tensor.float()

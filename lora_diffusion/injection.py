@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lora_diffusion import merge, targets
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.algebra import MagnitudeAxis, magnitude_shape
 from lora_diffusion.dropout import Clock, Dropout
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.factors import DoRAFactors
 from lora_diffusion.keys import PARTS, UNET, LayerKey, live_modules, live_path
 from lora_diffusion.layers import AdaptedLayer, is_adaptable
-from lora_diffusion.variants import Init, KindName, LoRA, from_factors, variant, weight_of
+from lora_diffusion.shapes import without_unit_kernel
+from lora_diffusion.variants import Adapter, Init, KindName, from_factors, variant, weight_of
 
 if TYPE_CHECKING:
     from lora_diffusion.formats.metadata import TrainingFacts
@@ -36,8 +38,9 @@ class AdapterConfig:
     """What to inject.
 
     Attributes:
-        kind: `lora`, `rslora` (scale alpha / sqrt(r)) or `dora`; see `variants`.
+        kind: `lora`, `rslora` (scale alpha / sqrt(r)), `dora`, `loha` or `lokr`; see `variants`.
         dora_axis: whose channels DoRA's magnitude scales; other kinds have none.
+        lokr_factor: how LoKr splits channels, as `variants.lokr.split` takes it.
         targets: UNet layers, as `targets.select` takes them.
         text_targets: text-encoder layers, likewise.
         rank: r.
@@ -53,6 +56,7 @@ class AdapterConfig:
 
     kind: KindName = "lora"
     dora_axis: MagnitudeAxis = "in"
+    lokr_factor: int | None = None
     targets: str = "attn"
     text_targets: str = "attn"
     rank: int = 16
@@ -91,7 +95,7 @@ class AdapterHandle:
         self.clock = clock
 
     def parameters(self, part: str | None = None) -> list[nn.Parameter]:
-        """A, B and what else the kind trains of every layer (of one part), in model order."""
+        """All that the kind trains of every layer (of one part), in model order."""
         return [p for _, adapter in self.adapters(part) for p in adapter.parameters()]
 
     def named_parameters(self) -> Iterator[tuple[LayerKey, str, nn.Parameter]]:
@@ -100,8 +104,8 @@ class AdapterHandle:
             for name, parameter in adapter.named_parameters():
                 yield key, name, parameter
 
-    def adapters(self, part: str | None = None) -> Iterator[tuple[LayerKey, LoRA]]:
-        """Each layer's key and LoRA module (of one part), in model order."""
+    def adapters(self, part: str | None = None) -> Iterator[tuple[LayerKey, Adapter]]:
+        """Each layer's key and adapter module (of one part), in model order."""
         for key, layer in self.layers.items():
             if part is None or key.part == part:
                 yield key, layer.adapter(self.name)
@@ -204,8 +208,8 @@ def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> Adapte
     if not chosen:
         raise InputError("No layer is adapted: targets and text targets are both 'none'.")
     clock = Clock()
-    make = variant(config.kind, config.dora_axis)
-    made: dict[LayerKey, LoRA] = {}
+    make = variant(config.kind, config.dora_axis, config.lokr_factor)
+    made: dict[LayerKey, Adapter] = {}
     for key in chosen:
         layer = candidates[key]
         adapter = make(layer.module, key, *config.size_for(key, layer.shape))
@@ -225,37 +229,38 @@ def attach(parts: Parts, file: AdapterFile, name: str = "default") -> AdapterHan
     candidates = _candidates(parts)
     check_fits(file, {key: layer.shape for key, layer in candidates.items()})
     made = {
-        key: from_factors(candidates[key].module, key, factors)
+        key: from_factors(candidates[key].module, key, factors.shaped(candidates[key].shape))
         for key, factors in file.layers.items()
     }
     return _install(parts, name, made, Clock())
 
 
 def check_fits(file: AdapterFile, shapes: Mapping[LayerKey, tuple[int, ...]]) -> None:
-    """Raise `InputError` unless every layer of `file` is in `shapes` with its weight's shape."""
+    """Raise `InputError` unless every layer of `file` is in `shapes` with its weight's shape.
+
+    A linear layer and a 1 x 1 convolution are the same thing.
+    """
     for key, factors in file.layers.items():
         if key not in shapes:
             raise InputError(
                 f"The adapter has the layer {printable(key)}, which this base model lacks. It was "
                 "made for another architecture; load it on the base it was trained for."
             )
-        if shapes[key] != factors.weight_shape:
+        if without_unit_kernel(shapes[key]) != without_unit_kernel(factors.weight_shape):
             raise InputError(
                 f"The adapter's layer {printable(key)} fits a weight of shape "
                 f"{list(factors.weight_shape)}, but this base has {list(shapes[key])}. Load it on "
                 "the base it was trained for."
             )
-        _check_magnitude(key, factors)
+        if isinstance(factors, DoRAFactors):
+            _check_magnitude(key, factors)
 
 
-def _check_magnitude(key: LayerKey, factors: Factors) -> None:
+def _check_magnitude(key: LayerKey, factors: DoRAFactors) -> None:
     """Raise `InputError` unless a DoRA layer's magnitude has its axis' shape."""
-    magnitude, axis = factors.magnitude, factors.magnitude_axis
-    if magnitude is None and axis is None:
-        return
-    wanted = None if axis is None else magnitude_shape(factors.weight_shape, axis)
-    given = None if magnitude is None else tuple(magnitude.shape)
-    if given is None or given != wanted:
+    given, axis = tuple(factors.magnitude.shape), factors.axis
+    wanted = magnitude_shape(factors.weight_shape, axis)
+    if given != wanted:
         raise InputError(
             f"The adapter's layer {printable(key)} has a DoRA magnitude of shape {given} for the "
             f"axis {axis}, where its weight of shape {factors.weight_shape} needs {wanted}."
@@ -299,7 +304,9 @@ def _candidates(parts: Parts) -> dict[LayerKey, _Candidate]:
     return found
 
 
-def _install(parts: Parts, name: str, made: Mapping[LayerKey, LoRA], clock: Clock) -> AdapterHandle:
+def _install(
+    parts: Parts, name: str, made: Mapping[LayerKey, Adapter], clock: Clock
+) -> AdapterHandle:
     modules = live_modules(parts)
     if not name or "." in name:
         raise InputError(f"'{printable(name)}' can't name an adapter: it is empty or has a dot.")

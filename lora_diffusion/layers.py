@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lora_diffusion.variants import LoRA, weight_of
+from lora_diffusion.variants import Adapter, weight_of
 
 
 class AdaptedLayer(nn.Module):
@@ -28,7 +28,7 @@ class AdaptedLayer(nn.Module):
         self.original_weight: Tensor | None = None
         self.merged: dict[str, float] = {}
 
-    def add(self, name: str, adapter: LoRA) -> None:
+    def add(self, name: str, adapter: Adapter) -> None:
         self.adapters[name] = adapter
         self.strengths[name] = 1.0
 
@@ -37,9 +37,9 @@ class AdaptedLayer(nn.Module):
         del self.adapters[name], self.strengths[name]
         self.disabled.discard(name)
 
-    def adapter(self, name: str) -> LoRA:
+    def adapter(self, name: str) -> Adapter:
         adapter = self.adapters[name]
-        assert isinstance(adapter, LoRA)
+        assert isinstance(adapter, Adapter)
         return adapter
 
     @property
@@ -69,5 +69,5 @@ class AdaptedLayer(nn.Module):
 
 
 def is_adaptable(layer: nn.Module) -> bool:
-    """Whether a LoRA fits this layer: `nn.Linear`, or `nn.Conv2d` with one group."""
+    """Whether an adapter fits this layer: `nn.Linear`, or `nn.Conv2d` with one group."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)

@@ -1,4 +1,4 @@
-"""Kinds of adapters: DoRA against PEFT and the paper's formula, rsLoRA against PEFT."""
+"""Kinds of adapters: DoRA against PEFT and the paper's formula, the others against PEFT."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft.tuners.lokr.layer import factorization
 from torch import Tensor, nn
 
-from lora_diffusion.adapter import Factors
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
+from lora_diffusion.factors import LoKrFactors, LoRAFactors
 from lora_diffusion.layers import AdaptedLayer
-from lora_diffusion.variants import DoRA, LoRA, RsLoRA, from_factors, variant
+from lora_diffusion.variants import Adapter, DoRA, LoRA, RsLoRA, from_factors, variant
+from lora_diffusion.variants.lokr import split
 from tests.test_layers import KEY, Holder, conv, conv_1x1, linear
 
 RANK, ALPHA = 4, 6.0
-KINDS = [("lora", "in"), ("rslora", "in"), ("dora", "in"), ("dora", "out")]
+KINDS = [("lora", "in"), ("rslora", "in"), ("dora", "in"), ("dora", "out"), ("loha", "in"),
+         ("lokr", "in")]  # fmt: skip
 LAYERS = pytest.mark.parametrize("make", [linear, conv, conv_1x1])
 
 
-def filled(adapter: LoRA, seed: int = 0) -> LoRA:
+def filled(adapter: Adapter, seed: int = 0) -> Adapter:
     """Factors as after training, and a magnitude that has moved off the norm."""
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in (adapter.down, adapter.up):
-            parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
-        if isinstance(adapter, DoRA):
-            adapter.magnitude *= 0.5 + torch.rand(adapter.magnitude.shape, generator=source)
+        for name, parameter in adapter.named_parameters():
+            if name == "magnitude":
+                parameter *= 0.5 + torch.rand(parameter.shape, generator=source)
+            else:
+                parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
     return adapter
 
 
@@ -118,6 +122,61 @@ def test_rslora_has_pefts_outputs_and_a_folded_alpha(make):
     )
 
 
+def wide_conv() -> tuple[nn.Module, Tensor]:
+    layer = nn.Conv2d(24, 32, 3, stride=2, padding=1, dilation=2)
+    return layer, torch.randn(2, 24, 9, 9, requires_grad=True)
+
+
+def wide_linear() -> tuple[nn.Module, Tensor]:
+    return nn.Linear(48, 60), torch.randn(2, 5, 48, requires_grad=True)
+
+
+@pytest.mark.parametrize("make", [linear, conv, conv_1x1, wide_conv, wide_linear])
+@pytest.mark.parametrize("kind", ["loha", "lokr", "lokr, both factored"])
+def test_loha_and_lokr_have_pefts_outputs_and_gradients(make, kind):
+    torch.manual_seed(3)
+    base, x = make()
+    if kind == "loha":
+        config = LoHaConfig(r=2, alpha=3.0, target_modules=["layer"])
+    else:
+        both = {"decompose_both": True} if "both" in kind else {}
+        config = LoKrConfig(r=2, alpha=3.0, target_modules=["layer"], **both)
+    prefix = "hada" if kind == "loha" else "lokr"
+    peft = get_peft_model(Holder(base), config)
+    theirs = {
+        name.removeprefix("base_model.model.layer.").removesuffix(".default"): parameter
+        for name, parameter in peft.named_parameters()
+        if prefix in name
+    }
+    fresh = variant(kind[:4])(base, KEY, 2, 3.0)
+    if "both" in kind:
+        w1, w2 = ([t for name, t in theirs.items() if f"_{w}" in name] for w in ("w1", "w2"))
+        told = LoKrFactors(tuple(w1), tuple(w2), 3.0).shaped(tuple(base.weight.shape))
+        fresh = from_factors(base, KEY, told)
+    adapter = filled(fresh)
+    assert {f"{prefix}_{name}" for name, _ in adapter.named_parameters()} == set(theirs)
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            theirs[f"{prefix}_{name}"].copy_(parameter.reshape(theirs[f"{prefix}_{name}"].shape))
+    # Where nothing is factored, PEFT scales by alpha / r, and LyCORIS and all readers by 1.
+    is_full = theirs.keys() == {"lokr_w1", "lokr_w2"}
+    strength = 1.5 if is_full else 1.0
+    y, expected = base(x) + adapter(x, base.weight, strength), peft(x)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    ours = dict(adapter.named_parameters())
+    wanted = [theirs[f"{prefix}_{name}"] for name in ours]
+    assert_all_close(gradients(y, [*ours.values(), x]), gradients(expected, [*wanted, x]))
+    delta = peft.base_model.model.layer.get_delta_weight("default")
+    torch.testing.assert_close(adapter.delta(base.weight) * strength, delta, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [None, 2, 3, 4, 8, 16, 32])
+def test_channels_are_split_as_lycoris_does(factor):
+    for size in (*range(1, 70), 320, 640, 768, 1024, 1280, 2048, 2560, 5120, 10240):
+        theirs = factorization(size, -1 if factor is None else factor)
+        assert split(size, factor) == theirs, size
+
+
 @LAYERS
 @pytest.mark.parametrize(("kind", "axis"), KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -175,12 +234,12 @@ def test_a_half_precision_dora_is_close_to_the_fp32_one():
 
 def test_doras_delta_needs_the_base():
     factors = filled(DoRA(nn.Linear(3, 5), KEY, 2, 1.0)).factors()
-    assert factors.magnitude is not None
+    assert factors.kind == "dora"
     assert tuple(factors.magnitude.shape) == (1, 3)
     with pytest.raises(InputError, match=r"DoRA.*base"):
         factors.delta()
     assert isinstance(from_factors(nn.Linear(3, 5), KEY, factors), DoRA)
-    plain = Factors(factors.down, factors.up, 1.0)
+    plain = LoRAFactors(factors.down, factors.up, 1.0)
     assert type(from_factors(nn.Linear(3, 5), KEY, plain)) is LoRA
 
 

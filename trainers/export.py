@@ -110,11 +110,11 @@ def network_args(spec: JobSpec, handle: AdapterHandle) -> dict[str, str]:
     """What makes the adapter what it is, beyond rank and alpha, under the names in use for it.
 
     `conv_dim`, `conv_alpha`: kohya-ss/sd-scripts, where there are convolutions above 1x1;
-    `loraplus_lr_ratio`: likewise; `dora_wd`, `wd_on_output`, `rs_lora`: LyCORIS.
+    `loraplus_lr_ratio`: likewise; `dora_wd`, `wd_on_output`, `rs_lora`, `algo`, `factor`: LyCORIS.
     """
     adapter = spec.adapter
     told = {"targets": adapter.targets, "text_targets": adapter.text_targets}
-    if any(max(each.down.shape[2:], default=1) > 1 for _, each in handle.adapters()):
+    if any(each.has_kernel for _, each in handle.adapters()):
         rank = adapter.conv_rank or adapter.rank
         alpha = adapter.conv_alpha or (adapter.alpha and adapter.alpha * rank / adapter.rank)
         told |= {"conv_dim": str(rank), "conv_alpha": f"{_told_alpha(adapter, rank, alpha):g}"}
@@ -122,6 +122,10 @@ def network_args(spec: JobSpec, handle: AdapterHandle) -> dict[str, str]:
         told |= {"dora_wd": "True", "wd_on_output": str(adapter.dora_axis == "out")}
     if adapter.kind == "rslora":
         told["rs_lora"] = "True"
+    if adapter.kind in ("loha", "lokr"):
+        told["algo"] = adapter.kind
+    if adapter.kind == "lokr":
+        told["factor"] = str(adapter.lokr_factor or -1)
     if spec.optim.lora_plus_ratio is not None:
         told["loraplus_lr_ratio"] = f"{spec.optim.lora_plus_ratio:g}"
     return told

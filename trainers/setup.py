@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.factors import DoRAFactors, Factors
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
-from lora_diffusion.keys import TEXT_ENCODER_2, UNET
+from lora_diffusion.keys import TEXT_ENCODER_2, UNET, LayerKey
 from trainers import devices
 from trainers.data import scan
 from trainers.data.dataset import Dataset
@@ -90,6 +91,7 @@ def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
         AdapterConfig(
             kind=adapter.kind,
             dora_axis=adapter.dora_axis,
+            lokr_factor=adapter.lokr_factor,
             targets=adapter.targets,
             text_targets=adapter.text_targets,
             rank=adapter.rank,
@@ -125,7 +127,8 @@ def read_start(base: DiffusionBase, adapter: AdapterSpec) -> AdapterFile | None:
 def start_from(handle: AdapterHandle, file: AdapterFile, adapter: AdapterSpec) -> None:
     """Put the numbers of `file` into a fresh adapter; layers that it lacks stay fresh.
 
-    The run's alpha holds: where the file's differs, B is scaled so that the update is the same.
+    The run's alpha holds: where the file's differs, a factor is scaled so that the update is the
+    same.
 
     Raises:
         InputError: the file has another kind or rank, or layers that are not trained; nothing is
@@ -139,27 +142,42 @@ def start_from(handle: AdapterHandle, file: AdapterFile, adapter: AdapterSpec) -
                 f"{name} has the layer {key}, which this run does not train. Set adapter.targets, "
                 "adapter.text_targets, optim.lr_unet and optim.lr_text so that it does."
             )
-        own = live[key]
-        if factors.magnitude_axis != own.axis:
-            is_kind = (
-                f"dora and adapter.dora_axis to {factors.magnitude_axis}"
-                if factors.magnitude_axis
-                else "lora or rslora"
-            )
-            raise InputError(f"{name} is of another kind. Set adapter.kind to {is_kind}.")
-        if factors.rank != own.rank:
-            setting = (
-                "adapter.conv_rank" if max(own.down.shape[2:], default=1) > 1 else "adapter.rank"
-            )
-            raise InputError(
-                f"{name} has the rank {factors.rank} in the layer {key}, and this run "
-                f"{own.rank}. Set {setting} to {factors.rank}, or give that layer its rank with "
-                "adapter.ranks."
-            )
+        _check_start(name, key, factors, live[key].told(Tensor.detach))
     for key, factors in file.layers.items():
-        own = live[key]
-        up = factors.up.float() * (factors.alpha / own.alpha)
-        own.set_factors(replace(factors, up=up, alpha=own.alpha))
+        live[key].set_factors(factors.with_alpha(live[key].alpha))
+
+
+def _check_start(name: str, key: LayerKey, factors: Factors, own: Factors) -> None:
+    """Raise `InputError` unless `factors` can take the place of a fresh adapter's `own`."""
+    axis = factors.axis if isinstance(factors, DoRAFactors) else None
+    if factors.kind != own.kind or (isinstance(own, DoRAFactors) and own.axis != axis):
+        settings = {
+            "lora": "Set adapter.kind to lora or rslora.",
+            "dora": f"Set adapter.kind to dora and adapter.dora_axis to {axis}.",
+            "full": "Whole weights aren't trained.",
+        }
+        fix = settings.get(factors.kind, f"Set adapter.kind to {factors.kind}.")
+        raise InputError(f"{name} is of another kind. {fix}")
+    shapes, own_shapes = _shapes(factors), _shapes(own)
+    if shapes == own_shapes:
+        return
+    if factors.rank != own.rank:
+        setting = (
+            "adapter.conv_rank" if max(own.weight_shape[2:], default=1) > 1 else "adapter.rank"
+        )
+        raise InputError(
+            f"{name} has the rank {factors.rank} in the layer {key}, and this run "
+            f"{own.rank}. Set {setting} to {factors.rank}, or give that layer its rank with "
+            "adapter.ranks."
+        )
+    raise InputError(
+        f"{name} splits the layer {key} into {shapes}, and this run into {own_shapes}. Set "
+        "adapter.lokr_factor as in the run that made it."
+    )
+
+
+def _shapes(factors: Factors) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in factors.tensors().items()}
 
 
 def cache_prompts(

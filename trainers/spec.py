@@ -15,6 +15,17 @@ MAX_RANK = 1024
 _NAME_PATTERN = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]+")
 
 
+# Settings of the adapter that not every kind has.
+_HAS_B = ("lora", "rslora", "dora")
+_ONLY_FOR = {
+    "dora_axis": ("dora",),
+    "lokr_factor": ("lokr",),
+    "init": (*_HAS_B, "lokr"),
+    "rank_dropout": _HAS_B,
+    "neuron_dropout": _HAS_B,
+}
+
+
 class Section(BaseModel):
     """One frozen group of settings; unknown names are refused."""
 
@@ -179,15 +190,24 @@ class DataSpec(Section):
 class AdapterSpec(Section):
     """What is trained: Hu et al., arXiv:2106.09685, h = W0 x + alpha/r B A x, and its relatives."""
 
-    kind: Literal["lora", "dora", "rslora"] = Field(
+    kind: Literal["lora", "dora", "rslora", "loha", "lokr"] = Field(
         "lora",
         description="lora; rslora scales by alpha / sqrt(rank), for high ranks "
-        "(arXiv:2312.03732); dora also trains the norms of the weights (arXiv:2402.09353).",
+        "(arXiv:2312.03732); dora also trains the norms of the weights (arXiv:2402.09353); loha "
+        "multiplies two low-rank matrices entry by entry (arXiv:2108.06098); lokr is a Kronecker "
+        "product, the smallest file (arXiv:2212.10650).",
     )
     dora_axis: Literal["in", "out"] = Field(
         "in",
         description="Kind dora: norms of input channels, which ComfyUI, Forge and InvokeAI apply "
         "as trained, or of output channels, as PEFT and LyCORIS 3 train them.",
+    )
+    lokr_factor: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="Kind lokr: channels are split into this many and the rest, or into the "
+        "nearest divisor below; unset splits them as evenly as they go. Small means more weights.",
     )
     targets: str = Field(
         "attn",
@@ -220,7 +240,8 @@ class AdapterSpec(Section):
         {}, description="Alpha by layer pattern; last match wins."
     )
     init: Literal["kaiming", "gaussian"] = Field(
-        "kaiming", description="How A starts (B starts at zero)."
+        "kaiming",
+        description="How A starts (B starts at zero); loha has its own start.",
     )
     start_from: str | None = Field(
         None,
@@ -236,11 +257,14 @@ class AdapterSpec(Section):
     )
 
     @model_validator(mode="after")
-    def _axis_needs_dora(self) -> AdapterSpec:
-        if self.dora_axis != "in" and self.kind != "dora":
-            raise ValueError(
-                "adapter.dora_axis is for adapter.kind dora only: set that, or unset this"
-            )
+    def _settings_fit_the_kind(self) -> AdapterSpec:
+        for name, kinds in _ONLY_FOR.items():
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and self.kind not in kinds:
+                raise ValueError(
+                    f"adapter.{name} is for adapter.kind {' or '.join(kinds)} only: set that, or "
+                    "unset this"
+                )
         return self
 
 
@@ -591,6 +615,15 @@ class JobSpec(Section):
             raise ValueError(
                 f"optim.max_norm is for adapter.kind lora and rslora, not {self.adapter.kind}: "
                 "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_plus_needs_b(self) -> JobSpec:
+        if self.optim.lora_plus_ratio is not None and self.adapter.kind not in _HAS_B:
+            raise ValueError(
+                f"optim.lora_plus_ratio is for adapter.kind {' or '.join(_HAS_B)} only, which "
+                f"have a B: {self.adapter.kind} has none. Unset it"
             )
         return self
 

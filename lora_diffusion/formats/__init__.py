@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import write_text
+from lora_diffusion.formats.dialect import kind_of
 from lora_diffusion.formats.diffusers_names import CONFIG_KEY
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.metadata import (
@@ -214,15 +215,14 @@ def _completed(facts: TrainingFacts, adapter: AdapterFile, path: Path, dtype: st
     return replace(
         facts,
         title=facts.title or path.name.removesuffix(_SUFFIX),
-        kind=_kind(adapter) or facts.kind,
+        kind=_kind(facts.kind, adapter),
         rank=rank if facts.rank is None else facts.rank,
         alpha=alpha if facts.alpha is None else facts.alpha,
         dtype=dtype,
     )
 
 
-def _kind(adapter: AdapterFile) -> str:
-    layers = adapter.layers.values()
-    if any(f.magnitude is not None for f in layers):
-        return "dora"
-    return "locon" if any(max(f.down.shape[2:], default=1) > 1 for f in layers) else ""
+def _kind(stated: str, adapter: AdapterFile) -> str:
+    """What the layers say, but `rslora`, which looks like LoRA, as stated."""
+    found = kind_of((factors.kind, factors.weight_shape) for factors in adapter.layers.values())
+    return stated if found == "lora" else found

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.factors import (
+    DoRAFactors,
+    Factors,
+    FullFactors,
+    LoHaFactors,
+    LoKrFactors,
+    LoRAFactors,
+)
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.layout import LayerLayout, checked_alpha
+from lora_diffusion.formats.measure import Kind
 from lora_diffusion.formats.reading import Laid
-from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, MID, UP
+from lora_diffusion.formats.spelling import (
+    ALPHA,
+    DIFF,
+    DOWN,
+    MAGNITUDE,
+    MID,
+    UP,
+    Leaf,
+)
 from lora_diffusion.keys import LayerKey
 
 
@@ -62,37 +79,73 @@ def decode(
 
 
 def _factors(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Path) -> Factors:
-    down, up = tensors[layer.tensors[DOWN]], tensors[layer.tensors[UP]]
-    magnitude = tensors[layer.tensors[MAGNITUDE]] if layer.magnitude_axis else None
-    core = tensors[layer.tensors[MID]] if MID in layer.tensors else None
-    if not all(t is None or t.is_floating_point() for t in (down, up, magnitude, core)):
+    found = {leaf: tensors[name] for leaf, name in layer.tensors.items()}
+    if not all(t.is_floating_point() for leaf, t in found.items() if leaf != ALPHA):
         refuse(source, f"the factors of '{layer.stem}' are not floating-point numbers")
     alpha = float(layer.rank)
-    if ALPHA in layer.tensors:
-        alpha = float(tensors[layer.tensors[ALPHA]].item())
+    if layer.is_scaled and ALPHA in found:
+        alpha = float(found[ALPHA].item())
     elif layer.stated_alpha is not None:
         alpha = layer.stated_alpha
-    if core is not None:
-        down, up = _core_multiplied(down, core), up.float()
-    kernel = (layer.base_shape or layer.weight_shape)[2:]
-    ones = tuple(1 for _ in kernel)
-    if magnitude is not None:
-        along = (1, -1) if layer.magnitude_axis == "in" else (-1, 1)
-        magnitude = magnitude.reshape(*along, *ones)
-    return Factors(
-        down=down.reshape(*down.shape[:2], *kernel),
-        up=up.reshape(*up.shape[:2], *ones),
-        alpha=checked_alpha(source, layer.stem, alpha, layer.rank),
-        magnitude=magnitude,
-        magnitude_axis=layer.magnitude_axis,
-    )
+    alpha = checked_alpha(source, layer.stem, alpha, layer.rank)
+    weight_shape = layer.base_shape or layer.weight_shape
+    return _BUILDERS[layer.kind](found, layer, alpha).shaped(weight_shape)
 
 
-def _core_multiplied(down: Tensor, core: Tensor) -> Tensor:
+def _lora(found: Mapping[Leaf, Tensor], layer: LayerLayout, alpha: float) -> LoRAFactors:
+    down, up = found[DOWN], found[UP]
+    if MID in found:
+        down, up = _core_multiplied(found[MID], down[:, :, 0, 0]), up.float()
+    return LoRAFactors(down, up, alpha)
+
+
+def _dora(found: Mapping[Leaf, Tensor], layer: LayerLayout, alpha: float) -> DoRAFactors:
+    plain = _lora(found, layer, alpha)
+    assert layer.magnitude_axis
+    return DoRAFactors(plain.down, plain.up, alpha, found[MAGNITUDE], layer.magnitude_axis)
+
+
+def _loha(found: Mapping[Leaf, Tensor], layer: LayerLayout, alpha: float) -> LoHaFactors:
+    first = _product(found, "hada_w1_a", "hada_w1_b", "hada_t1")
+    second = _product(found, "hada_w2_a", "hada_w2_b", "hada_t2")
+    return LoHaFactors(*first, *second, alpha)
+
+
+def _lokr(found: Mapping[Leaf, Tensor], layer: LayerLayout, alpha: float) -> LoKrFactors:
+    w1 = (found["lokr_w1"],) if "lokr_w1" in found else (found["lokr_w1_a"], found["lokr_w1_b"])
+    w2: tuple[Tensor, ...]
+    if "lokr_w2" in found:
+        w2 = (found["lokr_w2"],)
+    else:
+        w2 = _product(found, "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    return LoKrFactors(w1, w2, alpha)
+
+
+def _full(found: Mapping[Leaf, Tensor], layer: LayerLayout, alpha: float) -> FullFactors:
+    return FullFactors(found[DIFF])
+
+
+_BUILDERS: Mapping[Kind, Callable[[Mapping[Leaf, Tensor], LayerLayout, float], Factors]] = {
+    "lora": _lora,
+    "dora": _dora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "full": _full,
+}
+
+
+def _product(found: Mapping[Leaf, Tensor], a: Leaf, b: Leaf, core: Leaf) -> tuple[Tensor, Tensor]:
+    """Two factors; of Tucker's three the last two as one, and the first turned around."""
+    if core not in found:
+        return found[a], found[b]
+    return found[a].float().T, _core_multiplied(found[core], found[b])
+
+
+def _core_multiplied(core: Tensor, inner: Tensor) -> Tensor:
     """Tucker's first two convolutions as one.
 
-    `[r, in, 1, 1]`, then `[r, r, kh, kw]` -> `[r, in, kh, kw]`. The rank stays, so this is
-    exact but for rounding, which is in fp32.
-    Source: Kim et al., arXiv:1511.06530, as LyCORIS uses it (lycoris/modules/locon.py).
+    `[r, in]`, then `[r, r, kh, kw]` -> `[r, in, kh, kw]`. The rank stays, so this is exact but
+    for rounding, which is in fp32.
+    Source: Kim et al., arXiv:1511.06530, as LyCORIS uses it (lycoris/functional/general.py).
     """
-    return torch.einsum("ijkl,jn->inkl", core.float(), down[:, :, 0, 0].float())
+    return torch.einsum("ijkl,jn->inkl", core.float(), inner.float())

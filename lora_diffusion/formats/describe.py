@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from lora_diffusion.errors import printable
 from lora_diffusion.formats import hash as hashes
+from lora_diffusion.formats.dialect import kind_of
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.layout import LayerLayout, check_header, checked_alpha
 from lora_diffusion.formats.raw import read_number, scan_finite
@@ -104,7 +105,7 @@ def _in_full(opened: Opened, digests: hashes.FileHashes) -> Description:
         path=opened.path,
         format=opened.dialect.format,
         arch=laid.arch,
-        kind=_kind(laid.layers),
+        kind=kind_of((layer.kind, layer.weight_shape) for layer in laid.layers),
         rank=ranks.most_common(1)[0][0],
         alpha=alphas.most_common(1)[0][0],
         ranks=_by_size(ranks),
@@ -120,13 +121,6 @@ def _in_full(opened: Opened, digests: hashes.FileHashes) -> Description:
             *_hash_problems(opened.pieces[0].header.metadata, digests),
         ),
     )
-
-
-def _kind(layers: Sequence[LayerLayout]) -> str:
-    if any(layer.magnitude_axis for layer in layers):
-        return "dora"
-    has_kernels = any(max(layer.weight_shape[2:], default=1) > 1 for layer in layers)
-    return "locon" if has_kernels else "lora"
 
 
 def _outline(opened: Opened, digests: hashes.FileHashes, reason: str) -> Description:
@@ -165,7 +159,7 @@ def _alphas(opened: Opened, layers: Iterable[LayerLayout]) -> list[float]:
         }
         for layer in layers:
             stated = layer.rank if layer.stated_alpha is None else layer.stated_alpha
-            if ALPHA in layer.tensors:
+            if layer.is_scaled and ALPHA in layer.tensors:
                 header, name = places[layer.tensors[ALPHA]]
                 stated = read_number(files[header.path], header, name)
             found.append(checked_alpha(opened.path, layer.stem, float(stated), layer.rank))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from lora_diffusion.shapes import Shape
 
 Format = Literal[
     "kohya", "diffusers", "peft", "lycoris", "legacy", "checkpoint", "embedding", "unknown"
@@ -56,7 +59,7 @@ KIND_NAMES = {
     "unknown": "unknown kind",
 }
 
-_READ_KINDS = ("lora", "dora")
+_READ_KINDS = ("lora", "dora", "loha", "lokr", "full")
 
 _SDXL_HINT = re.compile(
     r"lora_te[12]_|lora_unet_(input|middle|output)_blocks?_|add_embedding|text_encoder_2\."
@@ -102,7 +105,8 @@ class Dialect:
             )
         if self.kind not in _READ_KINDS:
             return (
-                f"it is {KIND_NAMES[self.kind]}, and only LoRA, LoCon and DoRA are read so far",
+                f"it is {KIND_NAMES[self.kind]}, which isn't read; LoRA, LoCon, DoRA, LoHa, LoKr "
+                "and full difference weights are",
                 "Extract a LoRA from it with the tool that made it.",
             )
         return None
@@ -111,6 +115,21 @@ class Dialect:
 def identify(names: Collection[str]) -> Dialect:
     """The dialect of a file with these tensor names."""
     return Dialect(_format(names), _kind(names), _family(names))
+
+
+def kind_of(layers: Iterable[tuple[str, Shape]]) -> str:
+    """The kind of a whole adapter: that of most layers, where a layer of DoRA makes it DoRA.
+
+    LoRA with kernels above 1 x 1 is called LoCon.
+
+    Args:
+        layers: kind and weight shape of each.
+    """
+    layers = list(layers)
+    counts = Counter(kind for kind, _ in layers)
+    kind = "dora" if counts["dora"] else counts.most_common(1)[0][0]
+    has_kernels = any(max(shape[2:], default=1) > 1 for of, shape in layers if of == kind)
+    return "locon" if kind == "lora" and has_kernels else kind
 
 
 def _format(names: Collection[str]) -> Format:

@@ -1,10 +1,10 @@
 """From `Factors` to tensors: what each dialect can say, and how.
 
-| dialect | alpha | DoRA's magnitude |
-| --- | --- | --- |
-| kohya, lycoris | a tensor for each layer | `dora_scale`, along either axis, as it is |
-| diffusers | none: folded into the factors, so that B A is the delta | along `out` only |
-| peft | in the configuration | along `out` only |
+| dialect | alpha | DoRA's magnitude | LoHa, LoKr, whole weights |
+| --- | --- | --- | --- |
+| kohya, lycoris | a tensor for each layer | `dora_scale`, along either axis | LyCORIS' names |
+| diffusers | none: folded into the factors, so that B A is the delta | along `out` only | no |
+| peft | in the configuration | along `out` only | no |
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.algebra import wide
 from lora_diffusion.errors import InputError
+from lora_diffusion.factors import (
+    DoRAFactors,
+    Factors,
+    FullFactors,
+    LoHaFactors,
+    LoKrFactors,
+    LoRAFactors,
+)
 from lora_diffusion.formats.arch import ARCH_NAMES
+from lora_diffusion.formats.dialect import KIND_NAMES
 from lora_diffusion.formats.diffusers_names import CLIP_LEVEL, PEFT_PREFIX
 from lora_diffusion.formats.kohya_names import kohya_stem, lycoris_stem
 from lora_diffusion.formats.layer_names import is_layer
@@ -73,28 +83,51 @@ def _flat(
         stem = stem_of(key, adapter.arch)
         if stem is None:
             raise _nameless(adapter, key, format)
-        yield f"{stem}.lora_down.weight", _narrowed(key, factors.down, dtype)
-        yield f"{stem}.lora_up.weight", _narrowed(key, factors.up, dtype)
-        alpha = _narrowed(key, torch.tensor(factors.alpha, dtype=torch.float64), dtype)
-        if not alpha > 0:
+        for leaf, tensor in _leaves(key, factors, format):
+            yield f"{stem}.{leaf}", _narrowed(key, tensor, dtype)
+        if factors.kind != "full":
+            yield f"{stem}.alpha", _narrowed_alpha(key, factors.alpha, dtype)
+
+
+def _leaves(key: LayerKey, factors: Factors, format: str) -> Iterator[tuple[str, Tensor]]:
+    """kohya's and LyCORIS' names of a layer's tensors, and the tensors shaped as they have them."""
+    match factors:
+        case LoRAFactors():
+            yield "lora_down.weight", factors.down
+            yield "lora_up.weight", factors.up
+        case LoHaFactors():
+            for name, tensor in factors.tensors().items():
+                yield f"hada_{name}", tensor.flatten(1)
+        case LoKrFactors():
+            for name, tensor in factors.tensors().items():
+                yield f"lokr_{name}", tensor.flatten(1) if name == "w2_b" else tensor
+        case FullFactors():
+            yield "diff", factors.diff
+        case _:
+            raise InputError(f"The {format} format cannot say what layer '{key}' is.")
+    if isinstance(factors, DoRAFactors):
+        if math.prod(factors.weight_shape[:2]) == 1:
             raise InputError(
-                f"The alpha of layer '{key}' is {factors.alpha:g}, which {dtype} cannot hold as a "
-                "number above 0. Set alpha above 0, or save in fp32."
+                f"The DoRA layer '{key}' has a weight of one number, and the {format} format "
+                "has no way to tell its magnitude's axis."
             )
-        yield f"{stem}.alpha", alpha
-        if factors.magnitude is not None:
-            if math.prod(factors.weight_shape[:2]) == 1:
-                raise InputError(
-                    f"The DoRA layer '{key}' has a weight of one number, and the {format} format "
-                    "has no way to tell its magnitude's axis."
-                )
-            yield f"{stem}.dora_scale", _narrowed(key, factors.magnitude, dtype)
+        yield "dora_scale", factors.magnitude
+
+
+def _narrowed_alpha(key: LayerKey, alpha: float, dtype: torch.dtype) -> Tensor:
+    narrow = _narrowed(key, torch.tensor(alpha, dtype=torch.float64), dtype)
+    if not narrow > 0:
+        raise InputError(
+            f"The alpha of layer '{key}' is {alpha:g}, which {dtype} cannot hold as a "
+            "number above 0. Set alpha above 0, or save in fp32."
+        )
+    return narrow
 
 
 def _encode_diffusers(adapter: AdapterFile, dtype: torch.dtype) -> Encoded:
     tensors: dict[str, Tensor] = {}
     folded = 0
-    for key, factors in adapter.layers.items():
+    for key, factors in _low_rank_layers(adapter, "diffusers"):
         if not is_layer(key):
             raise _nameless(adapter, key, "diffusers")
         plain = fold_alpha(key, factors)
@@ -115,11 +148,11 @@ def _encode_peft(adapter: AdapterFile, dtype: torch.dtype) -> Encoded:
     pieces: dict[str, dict[str, Tensor]] = {}
     configs: dict[str, dict[str, object]] = {}
     for part in PARTS:
-        layers = {key: f for key, f in adapter.layers.items() if key.part == part}
+        layers = {key: f for key, f in _low_rank_layers(adapter, "peft") if key.part == part}
         if not layers:
             continue
         tensors: dict[str, Tensor] = {}
-        paths: dict[str, Factors] = {}
+        paths: dict[str, LoRAFactors] = {}
         for key, factors in layers.items():
             if not is_layer(key):
                 raise _nameless(adapter, key, "peft")
@@ -152,7 +185,7 @@ def peft_path(key: LayerKey) -> str:
     return key.path.removeprefix(CLIP_LEVEL) if key.part == TEXT_ENCODER else key.path
 
 
-def fold_alpha(key: LayerKey, factors: Factors) -> Factors:
+def fold_alpha(key: LayerKey, factors: LoRAFactors) -> LoRAFactors:
     """Factors with alpha = rank and the same delta; `factors` itself if they have it already.
 
     The scale is shared out so that both factors come out about equally large, as small ones lose
@@ -166,28 +199,22 @@ def fold_alpha(key: LayerKey, factors: Factors) -> Factors:
     scale = factors.alpha / factors.rank
     if not (math.isfinite(scale) and scale > 0):
         raise InputError(f"The alpha of layer '{key}' is {factors.alpha:g}, not above 0.")
-    down, up = _wide(factors.down), _wide(factors.up)
+    down, up = wide(factors.down), wide(factors.up)
     sizes = [float(t.square().mean().sqrt()) for t in (down, up)]
     ratio = sizes[1] / sizes[0] if min(sizes) > 0 and math.isfinite(max(sizes)) else 1.0
     share = 2.0 ** round(math.log2(scale * ratio) / 2)
-    return Factors(
-        down=down * share,
-        up=up * (scale / share),
-        alpha=float(factors.rank),
-        magnitude=factors.magnitude,
-        magnitude_axis=factors.magnitude_axis,
-    )
+    return replace(factors, down=down * share, up=up * (scale / share), alpha=float(factors.rank))
 
 
 def _peft_tensors(
-    key: LayerKey, stem: str, factors: Factors, dtype: torch.dtype, format: str
+    key: LayerKey, stem: str, factors: LoRAFactors, dtype: torch.dtype, format: str
 ) -> dict[str, Tensor]:
     tensors = {
         f"{stem}.lora_A.weight": _narrowed(key, factors.down, dtype),
         f"{stem}.lora_B.weight": _narrowed(key, factors.up, dtype),
     }
-    if factors.magnitude is not None:
-        if factors.magnitude_axis != "out":
+    if isinstance(factors, DoRAFactors):
+        if factors.axis != "out":
             raise InputError(
                 f"The DoRA magnitude of layer '{key}' runs along the weight's inputs, and the "
                 f"{format} format knows only outputs; one cannot be turned into the other. Write "
@@ -202,10 +229,25 @@ def _peft_tensors(
     return tensors
 
 
+def _low_rank_layers(adapter: AdapterFile, format: str) -> Iterator[tuple[LayerKey, LoRAFactors]]:
+    """The layers of an adapter whose layers all are LoRA or DoRA.
+
+    Raises:
+        InputError: one is not, which diffusers' and PEFT's files of a LoRA cannot say.
+    """
+    for key, factors in adapter.layers.items():
+        if not isinstance(factors, LoRAFactors):
+            raise InputError(
+                f"The layer '{key}' is {KIND_NAMES[factors.kind]}, and the {format} format knows "
+                "only LoRA and DoRA. Write kohya or lycoris."
+            )
+        yield key, factors
+
+
 def _check_all_or_no_dora(adapter: AdapterFile, format: str) -> None:
     """PEFT's `use_dora`, which diffusers guesses from the file, is for all layers of a model."""
     for part in PARTS:
-        kinds = {f.magnitude is None for key, f in adapter.layers.items() if key.part == part}
+        kinds = {f.kind == "dora" for key, f in adapter.layers.items() if key.part == part}
         if len(kinds) > 1:
             raise InputError(
                 f"Some layers of the {part} are DoRA and some plain LoRA, which the {format} "
@@ -213,7 +255,7 @@ def _check_all_or_no_dora(adapter: AdapterFile, format: str) -> None:
             )
 
 
-def _peft_config(layers: Mapping[str, Factors]) -> dict[str, object]:
+def _peft_config(layers: Mapping[str, LoRAFactors]) -> dict[str, object]:
     """The fields of PEFT's `LoraConfig`, for the layers by their paths in the live model."""
     rank = Counter(f.rank for f in layers.values()).most_common(1)[0][0]
     alpha = Counter(f.alpha for f in layers.values()).most_common(1)[0][0]
@@ -226,7 +268,7 @@ def _peft_config(layers: Mapping[str, Factors]) -> dict[str, object]:
         "rank_pattern": {p: f.rank for p, f in layers.items() if f.rank != rank},
         "alpha_pattern": {p: _short(f.alpha) for p, f in layers.items() if f.alpha != alpha},
         "target_modules": sorted(layers),
-        "use_dora": any(f.magnitude is not None for f in layers.values()),
+        "use_dora": any(isinstance(f, DoRAFactors) for f in layers.values()),
         "use_rslora": False,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -243,10 +285,6 @@ def _short(number: float) -> float | int:
 def _nameless(adapter: AdapterFile, key: LayerKey, format: str) -> InputError:
     base = ARCH_NAMES.get(adapter.arch, adapter.arch)
     return InputError(f"The {format} format for {base} has no name for layer '{key}'.")
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
 
 
 def _narrowed(key: LayerKey, tensor: Tensor, dtype: torch.dtype) -> Tensor:

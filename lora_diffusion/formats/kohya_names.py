@@ -6,7 +6,8 @@ and some write diffusers' there too. LyCORIS used by itself (SimpleTuner): `lyco
 UNet path; it has no prefix for text encoders.
 
 There is exactly one dot between the layer and the leaf: `lora_down.weight`, `lora_up.weight`,
-`alpha`, DoRA's `dora_scale`, and LyCORIS' `lora_mid.weight` of convolutions in Tucker form.
+`alpha`, DoRA's `dora_scale`, LyCORIS' `lora_mid.weight` of convolutions in Tucker form, its `diff`
+of whole weights, and its names of LoHa (`hada_…`) and LoKr (`lokr_…`).
 
 Source: kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/wrapper.py.
 """
@@ -25,7 +26,9 @@ from lora_diffusion.formats.layer_names import by_flat_name, flatten, is_layer
 from lora_diffusion.formats.sgm_names import by_flat_sgm_name, sgm_path
 from lora_diffusion.formats.spelling import (
     ALPHA,
+    DIFF,
     DOWN,
+    LYCORIS_LEAVES,
     MAGNITUDE,
     MID,
     UP,
@@ -46,6 +49,8 @@ LEAVES: Final[Mapping[str, Leaf]] = MappingProxyType(
         "lora_up.weight": UP,
         "alpha": ALPHA,
         "dora_scale": MAGNITUDE,
+        "diff": DIFF,
+        **{name: name for name in LYCORIS_LEAVES},
     }
 )
 
@@ -170,8 +175,8 @@ def _spell(
     refuse_unknown(
         source,
         odd_leaves,
-        "belong to no LoRA or DoRA layer",
-        "lora_down, lora_mid, lora_up, alpha and dora_scale are read; LoHa, LoKr and other kinds "
-        "of LyCORIS aren't.",
+        "belong to no kind of layer that is read",
+        "LoRA, LoCon, DoRA, LoHa, LoKr and diff are; biases (diff_b), norms (w_norm, b_norm) and "
+        "other kinds of LyCORIS aren't.",
     )
     return tensors, embeddings

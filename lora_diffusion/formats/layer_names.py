@@ -28,6 +28,7 @@ _ATTENTION = tuple(
 )
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 _RESNET = ("conv1", "conv2", "conv_shortcut", "time_emb_proj")
+_CONVOLUTIONS = ("conv_in", "conv_out", "conv1", "conv2", "conv")  # 3 x 3
 _CLIP_LAYER = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -89,6 +90,12 @@ def by_flat_name(part: str) -> Mapping[str, LayerKey]:
 def is_layer(key: LayerKey) -> bool:
     """Whether a base model may have such a layer."""
     return key.part in PARTS and by_flat_name(key.part).get(flatten(key.path)) == key
+
+
+def kernel_of(key: LayerKey) -> tuple[int, ...]:
+    """The kernel of a layer that is a convolution above 1 x 1 in every UNet; else nothing."""
+    last = key.path.rpartition(".")[2]
+    return (3, 3) if key.part == UNET and last in _CONVOLUTIONS else ()
 
 
 _GRAMMARS = {

@@ -1,12 +1,8 @@
 """Which tensors make which layer, by names and shapes alone. No torch.
 
 Everything that can be refused without reading a tensor is refused here, above all factors whose
-product would be enormous: under a megabyte of factors can stand for 80 GB of update.
-
-Shapes: down `[r, in]` (convolution `[r, in, kh, kw]`), up `[out, r]` (`[out, r, 1, 1]`), alpha one
-number. Tucker's core, of convolutions: mid `[r, r, kh, kw]` with a down of `[r, in, 1, 1]`. DoRA's
-magnitude: `[1, in]` or `[out, 1]` in kohya's and LyCORIS' files, by the axis that
-its norm keeps (convolutions with two more ones), `[out]` in PEFT's (convolutions `[1, out, 1, 1]`).
+product would be enormous: under a megabyte of factors can stand for 80 GB of update. `measure` has
+the shapes of each kind.
 """
 
 from __future__ import annotations
@@ -15,22 +11,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lora_diffusion.formats.header import Header, refuse
-from lora_diffusion.formats.spelling import ALPHA, DOWN, MAGNITUDE, MID, UP, Leaf, Spelling
+from lora_diffusion.formats.layer_names import kernel_of
+from lora_diffusion.formats.measure import Axis, Kind, Measured, Tensors, measure
+from lora_diffusion.formats.spelling import ALPHA, Leaf, Spelling
 from lora_diffusion.keys import LayerKey
-
-Shape = tuple[int, ...]
-Axis = Literal["in", "out"]
+from lora_diffusion.shapes import Shape, without_unit_kernel
 
 MAX_LAYER_ELEMENTS = 1 << 27  # four times the largest layer of SDXL; 512 MiB in fp32
 MAX_ADAPTER_BYTES = 16 << 30
 MAX_SCALE = 1_000.0  # alpha / rank
-_LEAF_WORDS: Mapping[Leaf, str] = {
-    DOWN: "down factor (lora_down or lora_A)",
-    UP: "up factor (lora_up or lora_B)",
-}
 
 
 @dataclass(frozen=True)
@@ -41,9 +32,11 @@ class LayerLayout:
         key: which layer of the base it belongs to.
         stem: the layer as the file spells it, for messages.
         tensors: leaf -> tensor name.
-        rank: r.
+        kind: how it is factored.
+        rank: r; of what isn't factored, its smaller side.
         weight_shape: shape of the base weight that the factors imply: `[out, in]` or
             `[out, in, kh, kw]`.
+        is_scaled: whether alpha / rank scales the update; otherwise it is 1, as if alpha = rank.
         stated_alpha: alpha where a configuration tells it.
         magnitude_axis: which axis of the weight DoRA's magnitude runs along; None for LoRA.
         base_shape: shape of the base weight where the base is known. Differs from `weight_shape`
@@ -53,15 +46,17 @@ class LayerLayout:
     key: LayerKey
     stem: str
     tensors: Mapping[Leaf, str]
+    kind: Kind
     rank: int
     weight_shape: Shape
+    is_scaled: bool = True
     stated_alpha: float | None = None
     magnitude_axis: Axis | None = None
     base_shape: Shape | None = None
 
     @property
     def states_alpha(self) -> bool:
-        return self.stated_alpha is not None or ALPHA in self.tensors
+        return not self.is_scaled or self.stated_alpha is not None or ALPHA in self.tensors
 
 
 def lay_out(
@@ -149,33 +144,26 @@ def _layer(
     base_shapes: Mapping[LayerKey, Shape] | None,
 ) -> LayerLayout:
     stem = spelling.tensors[next(iter(leaves.values()))].stem
-    for leaf, word in _LEAF_WORDS.items():
-        if leaf not in leaves:
-            refuse(source, f"the layer '{stem}' has no {word}", "The file is incomplete.")
-    down, up = shapes[leaves[DOWN]], shapes[leaves[UP]]
-    rank = down[0] if down else 0
-    if len(down) not in (2, 4) or len(up) != len(down) or up[2:] != (1,) * (len(up) - 2):
-        refuse(
-            source, f"the factors of '{stem}' have shapes {list(down)} and {list(up)}, not LoRA's"
-        )
-    if up[1] != rank:
-        refuse(source, f"the factors of '{stem}' disagree about the rank: {rank} and {up[1]}")
-    if 0 in (*down, *up):
-        refuse(source, f"the factors of '{stem}' are empty")
-    if ALPHA in leaves and math.prod(shapes[leaves[ALPHA]]) != 1:
-        refuse(source, f"the alpha of '{stem}' is not one number")
-    if MID in leaves:
-        down = _with_core(source, stem, down, shapes[leaves[MID]])
-    weight_shape = (up[0], *down[1:])
-    axis = None
-    if MAGNITUDE in leaves:
-        axis = _magnitude_axis(
-            source, stem, shapes[leaves[MAGNITUDE]], weight_shape, spelling.peft_magnitudes
-        )
+    of_layer = {leaf: shapes[name] for leaf, name in leaves.items()}
+    measured = measure(Tensors(source, stem, of_layer, spelling.peft_magnitudes))
     base_shape = None
     if base_shapes is not None:
-        base_shape = _fitting(source, key, weight_shape, base_shapes)
-    largest = max(math.prod(s) for s in (weight_shape, down, up))
+        base_shape = base_shapes.get(key)
+        if base_shape is None:
+            refuse(source, f"the base has no layer '{key}'", "The LoRA is made for another base.")
+        base_shape = tuple(base_shape)
+    weight_shape = _with_kernel(
+        source, stem, measured, kernel_of(key) if base_shape is None else base_shape[2:]
+    )
+    if base_shape and without_unit_kernel(weight_shape) != without_unit_kernel(base_shape):
+        refuse(
+            source,
+            f"'{key}' is made for a weight of shape {list(weight_shape)}, and the base has "
+            f"{list(base_shape)} there",
+            "The LoRA is made for another base.",
+        )
+    inner = (measured.rank, *weight_shape[1:])  # with Tucker's core multiplied in
+    largest = max(math.prod(shape) for shape in (weight_shape, inner, *of_layer.values()))
     if largest > MAX_LAYER_ELEMENTS:
         refuse(
             source,
@@ -184,61 +172,29 @@ def _layer(
             "It is broken or made to exhaust memory.",
         )
     return LayerLayout(
-        key, stem, leaves, rank, weight_shape, spelling.alphas.get(key), axis, base_shape
+        key=key,
+        stem=stem,
+        tensors=leaves,
+        kind=measured.kind,
+        rank=measured.rank,
+        weight_shape=weight_shape,
+        is_scaled=measured.is_scaled,
+        stated_alpha=spelling.alphas.get(key),
+        magnitude_axis=measured.axis,
+        base_shape=base_shape,
     )
 
 
-def _with_core(source: str | Path, stem: str, down: Shape, core: Shape) -> Shape:
-    """Shape of the down factor with Tucker's core multiplied in."""
-    rank = down[0]
-    if len(core) != 4 or core[:2] != (rank, rank) or down[2:] != (1, 1):
+def _with_kernel(source: str | Path, stem: str, measured: Measured, kernel: Shape) -> Shape:
+    """The weight's shape, with its kernel where the tensors are flat and the layer has one."""
+    places = math.prod(kernel)
+    if measured.columns is None or places == 1:
+        return measured.weight_shape
+    if measured.columns % places:
         refuse(
             source,
-            f"the factors of '{stem}' have shapes {list(down)} and, in the middle, {list(core)}, "
-            "which is not Tucker's form",
+            f"the factors of '{stem}' have {measured.columns} columns, which is no multiple of the "
+            f"layer's kernel, {kernel[0]} x {kernel[1]}",
         )
-    if math.prod(core) > MAX_LAYER_ELEMENTS:
-        refuse(source, f"the middle factor of '{stem}' has {math.prod(core):.2g} numbers")
-    return (rank, down[1], *core[2:])
-
-
-def _magnitude_axis(
-    source: str | Path, stem: str, shape: Shape, weight_shape: Shape, is_peft: bool
-) -> Axis:
-    """Which axis a magnitude of this shape runs along; see the head of this file."""
-    outputs, inputs, *kernel = weight_shape
-    ones = (1,) * len(kernel)
-    if is_peft:
-        fits = {"out": shape == ((1, outputs, *ones) if kernel else (outputs,))}
-    else:
-        fits = {"in": shape == (1, inputs, *ones), "out": shape == (outputs, 1, *ones)}
-    axes: list[Axis] = [axis for axis in ("in", "out") if fits.get(axis)]
-    if len(axes) != 1:
-        what = "neither axis" if not axes else "either axis"
-        refuse(
-            source,
-            f"the DoRA magnitude of '{stem}' has the shape {list(shape)}, which fits {what} of a "
-            f"weight of shape {list(weight_shape)}",
-        )
-    return axes[0]
-
-
-def _fitting(
-    source: str | Path, key: LayerKey, shape: Shape, base_shapes: Mapping[LayerKey, Shape]
-) -> Shape:
-    base_shape = base_shapes.get(key)
-    if base_shape is None:
-        refuse(source, f"the base has no layer '{key}'", "The LoRA is made for another base.")
-    base_shape = tuple(base_shape)
-    if _without_unit_kernel(shape) != _without_unit_kernel(base_shape):
-        refuse(
-            source,
-            f"'{key}' is made for a weight of shape {list(shape)}, and the base has "
-            f"{list(base_shape)} there",
-            "The LoRA is made for another base.",
-        )
-    return base_shape
-
-
-def _without_unit_kernel(shape: Shape) -> Shape:
-    return shape[:2] if shape[2:] == (1, 1) else shape
+    outputs, inputs = measured.weight_shape
+    return (outputs, inputs // places, *kernel)

@@ -40,7 +40,7 @@ class TrainingFacts:
         prediction: `epsilon` or `v_prediction`.
         base: name or id of the base model; a local path is cut to its last part.
         base_hash: sha256 of the base's weights file, 64 hex digits.
-        kind: `lora`, `locon` or `dora`.
+        kind: `lora`, `locon`, `rslora`, `dora`, `loha` or `lokr`.
         rank, alpha: of linear layers, where not overridden.
         network_args: further settings of the adapter (`conv_dim`, `targets`, …).
         seed, steps, epochs, batch_size, accumulate: of the run; batch per device.
@@ -112,6 +112,8 @@ class _Arch:
     is_v2: bool = False
 
 
+# What makes such a network in sd-scripts; all others are its own `networks.lora`.
+_NETWORK_MODULES = MappingProxyType({"loha": "lycoris.kohya", "lokr": "lycoris.kohya"})
 _DIFFUSERS = "diffusers"
 _ARCHS: Mapping[tuple[str, str], _Arch] = MappingProxyType(
     {
@@ -225,7 +227,7 @@ def _ss(facts: TrainingFacts, arch: _Arch) -> dict[str, str]:
         "ss_v2": arch.is_v2,
         "ss_sd_model_name": facts.base,
         "ss_new_sd_model_hash": facts.base_hash,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": _NETWORK_MODULES.get(facts.kind, "networks.lora"),
         "ss_network_dim": facts.rank,
         "ss_network_alpha": facts.alpha,
         "ss_network_args": _json(dict(facts.network_args)) if facts.network_args else "",

@@ -18,15 +18,15 @@ from lora_diffusion.formats.header import Header, read_header, refuse
 from lora_diffusion.formats.kohya_names import spell_kohya, spell_lycoris
 from lora_diffusion.formats.layout import (
     LayerLayout,
-    Shape,
     check_header,
     lay_out,
     missing_alpha_notes,
 )
 from lora_diffusion.formats.legacy_names import spell_legacy
 from lora_diffusion.formats.metadata import parsed, stated_arch
-from lora_diffusion.formats.spelling import MID, Named, Spelling
+from lora_diffusion.formats.spelling import CORES, Named, Spelling
 from lora_diffusion.keys import PARTS, LayerKey
+from lora_diffusion.shapes import Shape
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -171,9 +171,12 @@ def lay_out_spelled(
         stated_arch(metadata),
     )
     notes = [*spelling.notes]
-    cores = sum(MID in layer.tensors for layer in layers)
+    cores = sum(not CORES.isdisjoint(layer.tensors) for layer in layers)
     if cores:
-        notes.append(f"{cores} layers are in Tucker's form; they are read as plain LoCon, exactly.")
+        notes.append(
+            f"{cores} layers are in Tucker's form; they are read as the plain form of the same "
+            "rank, exactly."
+        )
     if spelling.unstated_alpha_is_odd:
         notes += missing_alpha_notes(layers)
     notes += assumed

@@ -17,12 +17,23 @@ from lora_diffusion.formats.arch import Evidence
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.keys import LayerKey
 
-Leaf = Literal["down", "mid", "up", "alpha", "magnitude"]
+Leaf = Literal[
+    "down", "mid", "up", "alpha", "magnitude", "diff",
+    "hada_w1_a", "hada_w1_b", "hada_t1", "hada_w2_a", "hada_w2_b", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+]  # fmt: skip
 DOWN: Final = "down"
 MID: Final = "mid"  # Tucker's core, between the two
 UP: Final = "up"
 ALPHA: Final = "alpha"
 MAGNITUDE: Final = "magnitude"
+DIFF: Final = "diff"
+# LyCORIS' own names, of LoHa and LoKr; t1 and t2 are Tucker's cores.
+LYCORIS_LEAVES: Final[tuple[Leaf, ...]] = (
+    "hada_w1_a", "hada_w1_b", "hada_t1", "hada_w2_a", "hada_w2_b", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+)  # fmt: skip
+CORES: Final[frozenset[Leaf]] = frozenset({MID, "hada_t1", "hada_t2", "lokr_t2"})
 
 MAX_NAMES_SHOWN = 5
 _EMBEDDING = re.compile(r"bundle_emb\..+|<[^>]+>")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.factors import DoRAFactors, LoRAFactors
 from lora_diffusion.formats import FORMATS, TrainingFacts, load_adapter, save_adapter
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.keys import LayerKey
@@ -26,7 +27,7 @@ def adapter(arch: str = "sdxl", alpha: float = 2.0) -> AdapterFile:
     return AdapterFile(
         arch,
         {
-            TO_K: Factors(
+            TO_K: LoRAFactors(
                 torch.randn(4, width, generator=generator),
                 torch.randn(8, 4, generator=generator),
                 alpha,
@@ -114,11 +115,13 @@ def test_embeddings_travel_only_on_request(
 
 def dora() -> AdapterFile:
     made = adapter("sd15").layers[TO_K]
-    return AdapterFile("sd15", {TO_K: Factors(made.down, made.up, 2.0, torch.ones(1, 768), "in")})
+    return AdapterFile(
+        "sd15", {TO_K: DoRAFactors(made.down, made.up, 2.0, torch.ones(1, 768), "in")}
+    )
 
 
 def with_text() -> AdapterFile:
-    layers = {**adapter("sd15").layers, TE: Factors(torch.ones(2, 768), torch.ones(8, 2), 1.0)}
+    layers = {**adapter("sd15").layers, TE: LoRAFactors(torch.ones(2, 768), torch.ones(8, 2), 1.0)}
     return AdapterFile("sd15", layers)
 
 

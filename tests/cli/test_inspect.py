@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.factors import DoRAFactors, LoRAFactors
 from lora_diffusion.formats import TrainingFacts, save_adapter
 from lora_diffusion.keys import LayerKey
 from trainers.cli.main import main
@@ -29,11 +30,11 @@ SURFACE = {
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
     layers = {
-        LayerKey("unet", TO_K): Factors(torch.ones(4, 768), torch.ones(32, 4), 2.0),
-        LayerKey("unet", TO_K.replace("to_k", "to_v")): Factors(
+        LayerKey("unet", TO_K): LoRAFactors(torch.ones(4, 768), torch.ones(32, 4), 2.0),
+        LayerKey("unet", TO_K.replace("to_k", "to_v")): LoRAFactors(
             torch.ones(4, 768), torch.ones(32, 4), 2.0
         ),
-        LayerKey("text_encoder", "text_model.encoder.layers.0.mlp.fc1"): Factors(
+        LayerKey("text_encoder", "text_model.encoder.layers.0.mlp.fc1"): LoRAFactors(
             torch.ones(8, 768), torch.ones(48, 8), 8.0
         ),
     }
@@ -111,7 +112,7 @@ def test_sdxl_in_every_dialect(
     keys += [("text_encoder", clip.format(i), 768) for i in range(2)]
     keys += [("text_encoder_2", clip.format(i), 1280) for i in range(3)]
     layers = {
-        LayerKey(part, path): Factors(torch.ones(4, width), torch.ones(8, 4), 2.0)
+        LayerKey(part, path): LoRAFactors(torch.ones(4, width), torch.ones(8, 4), 2.0)
         for part, path, width in keys
     }
     path = tmp_path / ("x" if format == "peft" else "x.safetensors")
@@ -130,7 +131,7 @@ def test_sdxl_in_every_dialect(
 
 
 def test_sd2_and_dora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dora = Factors(torch.ones(4, 1024), torch.ones(8, 4), 2.0, torch.ones(1, 1024), "in")
+    dora = DoRAFactors(torch.ones(4, 1024), torch.ones(8, 4), 2.0, torch.ones(1, 1024), "in")
     path = tmp_path / "x.safetensors"
     save_adapter(AdapterFile("sd21", {LayerKey("unet", TO_K): dora}), path)
     found = inspected(path, capsys)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.factors import LoRAFactors
 from lora_diffusion.keys import LayerKey
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -25,14 +26,16 @@ def numbers(*shape: int, seed: int) -> torch.Tensor:
 def adapter() -> AdapterFile:
     """A linear layer, a 1 x 1 and a 3 x 3 convolution, and a text-encoder layer; SD 1.x widths."""
     layers = {
-        LayerKey("unet", ATTENTION): Factors(numbers(4, 768, seed=1), numbers(32, 4, seed=2), 2.0),
-        LayerKey("unet", "down_blocks.0.attentions.0.proj_in"): Factors(
+        LayerKey("unet", ATTENTION): LoRAFactors(
+            numbers(4, 768, seed=1), numbers(32, 4, seed=2), 2.0
+        ),
+        LayerKey("unet", "down_blocks.0.attentions.0.proj_in"): LoRAFactors(
             numbers(4, 32, 1, 1, seed=3), numbers(32, 4, 1, 1, seed=4), 4.0
         ),
-        LayerKey("unet", "mid_block.resnets.1.conv2"): Factors(
+        LayerKey("unet", "mid_block.resnets.1.conv2"): LoRAFactors(
             numbers(2, 16, 3, 3, seed=5), numbers(24, 2, 1, 1, seed=6), 1.5
         ),
-        LayerKey("text_encoder", "text_model.encoder.layers.11.mlp.fc1"): Factors(
+        LayerKey("text_encoder", "text_model.encoder.layers.11.mlp.fc1"): LoRAFactors(
             numbers(8, 768, seed=7), numbers(48, 8, seed=8), 8.0
         ),
     }

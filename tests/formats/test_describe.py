@@ -100,9 +100,9 @@ def test_a_scan_finds_one_bad_number_in_a_long_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "format", "kind", "arch", "modules"),
     [
-        (["lycoris_a.lokr_w1", "lycoris_a.lokr_w2", "lycoris_b.lokr_w1"], "lycoris", "lokr", None,
+        (["lycoris_a.oft_blocks", "lycoris_a.alpha", "lycoris_b.oft_r"], "lycoris", "oft", None,
          {"unet": 2}),
-        (["lora_unet_x.hada_w1_a", "lora_te_y.hada_w1_a"], "kohya", "loha", None,
+        (["lora_unet_x.on_input", "lora_te_y.on_input"], "kohya", "ia3", None,
          {"unet": 1, "text_encoder": 1}),
         (["lora_te2_y.a1.weight", "lora_te2_y.alpha"], "kohya", "glora", "sdxl",
          {"text_encoder_2": 1}),

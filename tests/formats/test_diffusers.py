@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import AdapterFileError
+from lora_diffusion.factors import DoRAFactors, LoRAFactors
 from lora_diffusion.formats import load_adapter, read_adapter, save_adapter
 from lora_diffusion.formats.describe import describe
 from lora_diffusion.keys import LayerKey, live_modules
@@ -81,20 +82,22 @@ def targets(parts: dict[str, nn.Module]) -> dict[LayerKey, Any]:
     }
 
 
-def made(modules: dict[LayerKey, Any], *, dora: bool = False) -> dict[LayerKey, Factors]:
+def made(modules: dict[LayerKey, Any], *, dora: bool = False) -> dict[LayerKey, LoRAFactors]:
     generator = torch.Generator().manual_seed(0)
     layers = {}
     for index, (key, module) in enumerate(modules.items()):
         shape = module.weight.shape
         rank, ones = 2 + index % 3, (1,) * (len(shape) - 2)
-        magnitude = 1 + torch.rand(shape[0], 1, *ones, generator=generator) if dora else None
-        layers[key] = Factors(
+        low_rank = (
             torch.randn(rank, *shape[1:], generator=generator),
             torch.randn(shape[0], rank, *ones, generator=generator),
             1.5 + index % 4,
-            magnitude,
-            "out" if dora else None,
         )
+        if dora:
+            magnitude = 1 + torch.rand(shape[0], 1, *ones, generator=generator)
+            layers[key] = DoRAFactors(*low_rank, magnitude, "out")
+        else:
+            layers[key] = LoRAFactors(*low_rank)
     return layers
 
 
@@ -135,7 +138,9 @@ def test_diffusers_applies_what_we_write(tmp_path: Path, arch: str, dora: bool) 
 def test_diffusers_applies_our_kohya_files(tmp_path: Path, arch: str) -> None:
     """One rank and one alpha for all: diffusers 0.42 mixes them up where layers differ."""
     parts = make(arch)
-    layers = {key: Factors(f.down[:2], f.up[:, :2], 3.0) for key, f in made(targets(parts)).items()}
+    layers = {
+        key: LoRAFactors(f.down[:2], f.up[:, :2], 3.0) for key, f in made(targets(parts)).items()
+    }
     path = tmp_path / "x.safetensors"
     save_adapter(AdapterFile(arch, layers), path, dtype="fp32")
     pipeline_of(parts).load_lora_weights(str(path))
@@ -246,7 +251,7 @@ PATH = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 def test_alpha_beside_the_factors_counts(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     key = LayerKey("unet", PATH.removeprefix("unet."))
-    adapter = AdapterFile("sd15", {key: Factors(torch.ones(2, 4), torch.ones(4, 2), 2.0)})
+    adapter = AdapterFile("sd15", {key: LoRAFactors(torch.ones(2, 4), torch.ones(4, 2), 2.0)})
     save_adapter(adapter, path, format="diffusers")
     tensors = load_file(path)
     save_file(tensors | {f"{PATH}.alpha": torch.tensor(5.0)}, path)

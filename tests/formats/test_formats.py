@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lora_diffusion
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import AdapterFileError, InputError
+from lora_diffusion.factors import LoRAFactors
 from lora_diffusion.formats import TrainingFacts, load_adapter, read_adapter, save_adapter
 from lora_diffusion.formats.header import read_header
 from lora_diffusion.formats.metadata import SPEC_KEY, facts_from_metadata
@@ -39,13 +40,13 @@ def golden_adapter() -> AdapterFile:
         "up_blocks.1.upsamplers.0.conv": (1, 4, 4, (3, 3)),
     }
     layers = {
-        LayerKey("unet", path): Factors(
+        LayerKey("unet", path): LoRAFactors(
             steps(rank, inputs, *kernel), steps(outputs, rank, *(1 for _ in kernel)), 0.5 * rank
         )
         for path, (rank, inputs, outputs, kernel) in names.items()
     }
     text = LayerKey("text_encoder", "text_model.encoder.layers.3.self_attn.out_proj")
-    layers[text] = Factors(steps(2, 6), steps(6, 2), 2.0)
+    layers[text] = LoRAFactors(steps(2, 6), steps(6, 2), 2.0)
     return AdapterFile("sd15", layers)
 
 
@@ -151,10 +152,12 @@ OTHERS = {
     ),
     "peft": (["base_model.model.x.to_q.lora_A.weight"], "no adapter_config.json beside it"),
     "lycoris": (["lycoris_no_such.lora_up.weight"], "'lycoris_no_such.lora_up.weight' belong to"),
-    "lycoris lokr": (["lycoris_unet_x.lokr_w1"], "LoKr"),
+    "lycoris lokr": (["lycoris_unet_x.lokr_w1"], "belong to no layer"),
     "legacy": (["unet:0:up", "unet:0:down"], "1 UNet layers"),
-    "loha": (["lora_unet_x.hada_w1_a", "lora_unet_x.alpha"], "LoHa"),
-    "lokr": (["lora_unet_x.lokr_w1", "lora_unet_x.lokr_w2"], "LoKr"),
+    "half a loha": (["lora_unet_mid_block_resnets_0_conv1.hada_w1_a"], "has no hada_w1_b"),
+    "half a lokr": (["lora_unet_mid_block_resnets_0_conv1.lokr_w1"], "has no lokr_w2_a"),
+    "biases": (["lora_unet_mid_block_resnets_0_conv1.diff_b"], "biases .* aren't"),
+    "norms": (["lora_unet_mid_block_resnets_0_norm1.w_norm"], "no tensors|unknown kind|no layer"),
     "oft": (["lora_unet_x.oft_blocks"], "OFT"),
     "glora": (["lora_unet_x.a1.weight", "lora_unet_x.b2.weight"], "GLoRA"),
     "sdxl, half a layer": (["lora_unet_input_blocks_4_1_proj_in.lora_down.weight"], "has no up"),

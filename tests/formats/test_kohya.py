@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import AdapterFileError, InputError
+from lora_diffusion.factors import LoRAFactors
 from lora_diffusion.formats import decoding, encoding, save_adapter
 from lora_diffusion.formats.decoding import Decoded
 from lora_diffusion.formats.layer_names import by_flat_name
@@ -60,7 +61,8 @@ def test_decode_inverts_encode(adapter: AdapterFile, dtype: torch.dtype) -> None
 
 
 _PARTS = ("unet", "text_encoder")
-_KEYS = st.sampled_from(sorted(key for part in _PARTS for key in by_flat_name(part).values()))
+_ALL_KEYS = sorted(key for part in _PARTS for key in by_flat_name(part).values())
+_KEYS = st.sampled_from([key for key in _ALL_KEYS if "add_embedding" not in key.path])  # SDXL's
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +87,7 @@ def test_any_adapter_survives_in_fp32(
     built = {}
     for key, (rank, inputs, outputs, kernel, alpha, seed) in layers.items():
         generator = torch.Generator().manual_seed(seed)
-        built[key] = Factors(
+        built[key] = LoRAFactors(
             torch.randn(rank, inputs, *kernel, generator=generator),
             torch.randn(outputs, rank, *(1 for _ in kernel), generator=generator),
             alpha,
@@ -115,7 +117,7 @@ def test_encoded_tensors_share_no_memory_with_the_adapter(adapter: AdapterFile) 
 
 def one(down: Tensor, up: Tensor, alpha: float = 1.0) -> AdapterFile:
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
-    return AdapterFile("sd15", {LayerKey("unet", path): Factors(down, up, alpha)})
+    return AdapterFile("sd15", {LayerKey("unet", path): LoRAFactors(down, up, alpha)})
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,11 @@ def one(down: Tensor, up: Tensor, alpha: float = 1.0) -> AdapterFile:
         (one(torch.ones(1, 2), torch.ones(2, 1), alpha=1e-9), "cannot hold"),
         (one(torch.ones(1, 2), torch.ones(2, 1), alpha=0), "above 0"),
         (one(torch.ones(1, 2), torch.ones(2, 1), alpha=math.nan), "NaN"),
-        (AdapterFile("sd15", {LayerKey("unet", "no.such"): Factors(*[torch.ones(1, 1)] * 2, 1)}),
+        (AdapterFile("sd15", {LayerKey("unet", "no.such"):
+                              LoRAFactors(*[torch.ones(1, 1)] * 2, 1)}),
          "unet.no.such"),
         (AdapterFile("sd15", {LayerKey("text_encoder_2", "text_model.encoder.layers.0.mlp.fc1"):
-                              Factors(*[torch.ones(1, 1)] * 2, 1)}), "text_encoder_2"),
+                              LoRAFactors(*[torch.ones(1, 1)] * 2, 1)}), "text_encoder_2"),
     ],
 )  # fmt: skip
 def test_encode_refuses_what_the_file_could_not_say(adapter: AdapterFile, cause: str) -> None:
@@ -289,7 +292,7 @@ def test_an_independent_reader_finds_the_same_deltas(tmp_path: Path) -> None:
     layers = {}
     for index, (key, module) in enumerate(modules.items()):
         shape = module.weight.shape
-        layers[key] = Factors(
+        layers[key] = LoRAFactors(
             torch.randn(3, *shape[1:], generator=generator),
             torch.randn(shape[0], 3, *(1 for _ in shape[2:]), generator=generator),
             alpha=1 + index % 5,

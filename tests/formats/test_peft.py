@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import AdapterFileError
+from lora_diffusion.factors import DoRAFactors, LoRAFactors
 from lora_diffusion.formats import load_adapter, read_adapter, save_adapter
 from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.peft_config import layer_alphas
@@ -32,25 +33,24 @@ def targets(parts: dict[str, nn.Module]) -> dict[LayerKey, nn.Module]:
     }
 
 
-def made(modules: dict[LayerKey, nn.Module], *, dora: bool = False) -> dict[LayerKey, Factors]:
+def made(modules: dict[LayerKey, nn.Module], *, dora: bool = False) -> dict[LayerKey, LoRAFactors]:
     """Random factors for `modules`, ranks and alphas differing from layer to layer."""
     generator = torch.Generator().manual_seed(0)
     layers = {}
     for index, (key, module) in enumerate(modules.items()):
         weight: Any = module.weight
         rank, ones = 2 + index % 3, (1,) * (weight.dim() - 2)
-        magnitude = None
-        if dora:
-            norms = weight.detach().flatten(1).norm(dim=1)
-            scale = 0.5 + torch.rand(weight.shape[0], generator=generator)
-            magnitude = (norms * scale).reshape(-1, 1, *ones)
-        layers[key] = Factors(
+        low_rank = (
             torch.randn(rank, *weight.shape[1:], generator=generator),
             torch.randn(weight.shape[0], rank, *ones, generator=generator),
             1.5 + index % 4,
-            magnitude,
-            "out" if dora else None,
         )
+        if dora:
+            norms = weight.detach().flatten(1).norm(dim=1)
+            scale = 0.5 + torch.rand(weight.shape[0], generator=generator)
+            layers[key] = DoRAFactors(*low_rank, (norms * scale).reshape(-1, 1, *ones), "out")
+        else:
+            layers[key] = LoRAFactors(*low_rank)
     return layers
 
 
@@ -159,7 +159,7 @@ PATH = "down_blocks.0.attentions.0.proj_in"
     ],
 )
 def test_bad_configurations_are_refused(tmp_path: Path, config: Any, cause: str) -> None:
-    layers = {LayerKey("unet", PATH): Factors(torch.ones(2, 4), torch.ones(4, 2), 1.0)}
+    layers = {LayerKey("unet", PATH): LoRAFactors(torch.ones(2, 4), torch.ones(4, 2), 1.0)}
     save_adapter(AdapterFile("sd15", layers), tmp_path, format="peft")
     path = tmp_path / "unet" / "adapter_config.json"
     if config is None:

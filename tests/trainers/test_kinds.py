@@ -18,6 +18,7 @@ from lora_diffusion import attach, bundled, load
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import DiffusionBase, load_base
+from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, devices, setup
@@ -32,19 +33,22 @@ from trainers.spec import JobSpec
 
 STEPS = 2
 SETTINGS = {
-    "adapter": {"rank": 4, "alpha": 2.0, "neuron_dropout": 0.1},
+    "adapter": {"rank": 4, "alpha": 2.0},
     "optim": {"lr_unet": 1e-2, "lr_text": 1e-3, "lr_warmup_ratio": 0.0, "weight_decay": 0.1},
     "data": {"folder": "bundled:demo_character", "trigger": "sks"},
     "model": {"precision": "fp32", "device": "cpu"},
     "schedule": {"steps": STEPS, "batch_size": 2},
     "save": {"dtype": "fp32"},
 }
+COMMON = {**SETTINGS["adapter"], "neuron_dropout": 0.1}
 KINDS = {
-    "lora": {"kind": "lora", **SETTINGS["adapter"]},
-    "rslora": {"kind": "rslora", **SETTINGS["adapter"]},
-    "dora": {"kind": "dora", **SETTINGS["adapter"]},
-    "dora-out": {"kind": "dora", "dora_axis": "out", **SETTINGS["adapter"]},
-    "locon": {**SETTINGS["adapter"], "targets": "all", "conv_rank": 2},
+    "lora": {"kind": "lora", **COMMON},
+    "rslora": {"kind": "rslora", **COMMON},
+    "dora": {"kind": "dora", **COMMON},
+    "dora-out": {"kind": "dora", "dora_axis": "out", **COMMON},
+    "locon": {**COMMON, "targets": "all", "conv_rank": 2},
+    "loha": {"kind": "loha", "rank": 4, "alpha": 2.0, "targets": "all", "conv_rank": 2},
+    "lokr": {"kind": "lokr", "rank": 2, "alpha": 1.0, "targets": "all", "lokr_factor": 4},
 }
 PARTS = ("unet", "text_encoder")
 
@@ -203,7 +207,7 @@ def test_each_kind_starts_as_the_base_trains_and_comes_back_the_same(make, plain
     assert torch.equal(made.output(), plain)
 
 
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "dora-out", "locon"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kinds_file_gives_the_same_output(make, tmp_path, kind):
     made = make(adapter=KINDS[kind]).train()
     expected = made.output()
@@ -221,9 +225,15 @@ def test_each_kinds_file_gives_the_same_output(make, tmp_path, kind):
         assert (told.rank, told.alpha) == (4, 4.0)
         assert {f.alpha for f in load(path).layers.values()} == {4.0}
         assert told.network_args["rs_lora"] == "True"
+    if kind in ("loha", "lokr"):
+        assert told.network_args["algo"] == kind
+        metadata = load(path).metadata
+        assert metadata["ss_network_module"] == "lycoris.kohya"
+        assert {factors.kind for factors in load(path).layers.values()} == {kind}
+        assert describe(path).kind == kind
     if kind == "locon":
         assert (told.network_args["conv_dim"], told.network_args["conv_alpha"]) == ("2", "1")
-        sizes = {(f.down.shape[-1] == 3 and f.is_conv, f.rank) for f in load(path).layers.values()}
+        sizes = {(f.weight_shape[2:] == (3, 3), f.rank) for f in load(path).layers.values()}
         assert sizes == {(True, 2), (False, 4)}
 
 
@@ -232,8 +242,14 @@ PLUS = {"lora_plus_ratio": 4.0, "lr_patterns": {"*.attn2.*": 0.5, "text_encoder.
 
 @pytest.mark.parametrize(
     "changes",
-    [{"adapter": KINDS["dora"]}, {"adapter": KINDS["dora-out"], "optim": PLUS}, {"optim": PLUS}],
-    ids=["dora", "dora-out-lora+", "lora+"],
+    [
+        {"adapter": KINDS["dora"]},
+        {"adapter": KINDS["dora-out"], "optim": PLUS},
+        {"optim": PLUS},
+        {"adapter": KINDS["loha"]},
+        {"adapter": KINDS["lokr"]},
+    ],
+    ids=["dora", "dora-out-lora+", "lora+", "loha", "lokr"],
 )
 def test_resuming_gives_the_same_bits(make, tmp_path, changes):
     whole = make(**changes).train(last=1)
@@ -267,15 +283,17 @@ def test_dora_trains_on_a_bf16_base(dataset):
     )
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha", "lokr"])
 def test_a_run_begins_with_an_adapter(make, kind):
     made = make(adapter=KINDS[kind]).train()
     expected = made.output()
     file = made.handle.to_file("sd15")
-    wider = {**KINDS[kind], "alpha": 8.0 if kind == "lora" else 2.0, "targets": "transformer"}
+    wider = {**KINDS[kind], "alpha": 2.0 if kind == "dora" else 8.0, "text_targets": "attn+ff"}
     again = make(begin=file, adapter=wider)
     assert len(again.handle.layers) > len(file.layers)
-    assert all(adapter.alpha == wider["alpha"] for _, adapter in again.handle.adapters())
+    assert {adapter.alpha for key, adapter in again.handle.adapters("text_encoder")} == {
+        wider["alpha"]
+    }
     torch.testing.assert_close(again.output(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -286,6 +304,9 @@ def test_a_run_begins_with_an_adapter(make, kind):
         ("lora", {"kind": "dora", "rank": 4}, ["adapter.kind to lora"]),
         ("dora", {"rank": 4}, ["adapter.kind to dora", "adapter.dora_axis to in"]),
         ("dora", {**KINDS["dora-out"]}, ["adapter.dora_axis to in"]),
+        ("loha", {"kind": "lora", "rank": 4, "targets": "all"}, ["adapter.kind to loha"]),
+        ("lokr", {**KINDS["lokr"], "lokr_factor": 2}, ["adapter.lokr_factor"]),
+        ("lokr", {**KINDS["lokr"], "rank": 3}, ["has the rank 2", "adapter.conv_rank to 2"]),
         ("locon", {"rank": 4, "targets": "transformer"}, ["adapter.targets"]),
         ("locon", {"rank": 4, "targets": "all"}, ["adapter.conv_rank to 2"]),
     ],

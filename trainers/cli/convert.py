@@ -83,7 +83,9 @@ def _main_dtype(adapter: AdapterFile) -> str:
     """The dtype of most factors; fp32 for wider ones, fp16 for narrower ones."""
     import torch
 
-    counts = Counter(tensor.dtype for f in adapter.layers.values() for tensor in (f.down, f.up))
+    counts = Counter(
+        tensor.dtype for f in adapter.layers.values() for tensor in f.tensors().values()
+    )
     dtype = counts.most_common(1)[0][0]
     names = {torch.float16: "fp16", torch.bfloat16: "bf16"}
     return names.get(dtype, "fp32" if dtype.itemsize >= 4 else "fp16")
