@@ -12,6 +12,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET
 from lora_diffusion.targets import by_pattern, matches
+from lora_diffusion.variants import LoRA
 from trainers.optimizers import build, found_rate
 from trainers.spec import OptimSpec
 
@@ -114,6 +115,7 @@ def limit_norms(handle: AdapterHandle, max_norm: float) -> None:
     is that of the r x r product: |B A|^2 = sum((B^T B) * (A A^T)).
     """
     for _, adapter in handle.adapters():
+        assert isinstance(adapter, LoRA)  # the settings see to it
         down, up = adapter.down.flatten(1), adapter.up.flatten(1)  # [r, in...], [out, r]
         square = ((up.T @ up) * (down @ down.T)).sum().clamp_min(0)
         norm = square.sqrt() * adapter.scale

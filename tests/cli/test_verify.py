@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_diffusion.adapter import AdapterFile, Factors
+from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.base_layers import true_size
 from lora_diffusion.consumers import CONSUMERS
+from lora_diffusion.factors import LoRAFactors
 from lora_diffusion.formats import save_adapter
 from lora_diffusion.keys import LayerKey
 from trainers.cli.main import main
@@ -24,7 +25,7 @@ TO_K = LayerKey("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn2.t
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
     outputs, inputs = true_size("sd15")[TO_K]
-    factors = Factors(torch.ones(4, inputs), torch.ones(outputs, 4), 2.0)
+    factors = LoRAFactors(torch.ones(4, inputs), torch.ones(outputs, 4), 2.0)
     path = tmp_path / "quill.safetensors"
     save_adapter(AdapterFile("sd15", {TO_K: factors}), path)
     return path
