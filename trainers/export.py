@@ -71,6 +71,7 @@ class Exporter:
             title=spec.save.title or path.stem,
             arch=self.base.arch,
             prediction=self.base.prediction,
+            zero_snr=bool(self.base.scheduler_config.get("rescale_betas_zero_snr")),
             base=self.base.name,
             base_hash=self.base_hash,
             kind=spec.adapter.kind,

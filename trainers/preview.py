@@ -26,12 +26,20 @@ class PreviewFile:
 
 
 def preview_prompts(spec: JobSpec, instances: list[Picture]) -> tuple[str, ...]:
-    """`preview.prompts`, or two captions and one of them without the trigger."""
+    """`preview.prompts` with the trigger filled in, or two captions and one without the trigger."""
     if spec.preview.prompts:
-        return spec.preview.prompts
+        trigger = spec.data.trigger or ""
+        return tuple(_filled(prompt, trigger) for prompt in spec.preview.prompts)
     captions = list(dict.fromkeys(p.caption for p in instances))[:_CAPTION_PROMPTS]
     plain = without_trigger(captions[0], spec.data.trigger)
     return tuple(dict.fromkeys([*captions, plain] if plain else captions))
+
+
+def _filled(prompt: str, trigger: str) -> str:
+    """`prompt` with the trigger in place of `{trigger}`; without one, its comma goes too."""
+    if not trigger:
+        prompt = prompt.replace("{trigger}, ", "").replace(", {trigger}", "")
+    return prompt.replace("{trigger}", trigger).strip()
 
 
 class Previewer:

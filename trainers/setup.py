@@ -53,6 +53,7 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         tokenizer=model.tokenizer,
         arch=model.arch,
         prediction=model.prediction,
+        zero_snr=model.zero_snr,
         clip_skip=model.clip_skip,
         on_progress=lambda text: teller.phase("load", text),
     )

@@ -51,6 +51,11 @@ class ModelSpec(Section):
         description="What the UNet predicts; auto reads it from the base, and settles it where the "
         "base does not say.",
     )
+    zero_snr: bool | None = Field(
+        None,
+        description="Noise schedule that ends without signal, as NoobAI's v-prediction models have "
+        "it (arXiv:2305.08891); unset reads it from the base.",
+    )
     clip_skip: int = Field(
         1, ge=1, le=4, description="Which text-encoder layer is used, counted from the last (1)."
     )
@@ -544,7 +549,9 @@ class PreviewSpec(Section):
     """Pictures drawn while training, always from the same noise."""
 
     prompts: tuple[str, ...] = Field(
-        (), description="Prompts to draw; unset takes two captions and one without the trigger."
+        (),
+        description="Prompts to draw, {trigger} filled in; unset takes two captions and one "
+        "without the trigger.",
     )
     negative: str = Field("", description="Negative prompt of all previews.")
     every_steps: int = Field(

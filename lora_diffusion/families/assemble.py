@@ -32,7 +32,8 @@ def assemble(
     """The base made of `models` (part -> model) and `words` (text-encoder part -> tokenizer).
 
     Args:
-        scheduler_config: as the base says it; `prediction` replaces its prediction_type.
+        scheduler_config: as the base says it; what it predicts and whether it ends without signal
+            are replaced.
         zero_empty: SDXL alone: an empty prompt is zeros.
 
     Raises:
@@ -44,7 +45,10 @@ def assemble(
     settled: dict[str, Any] = {
         part: weights.settle(model, request.device) for part, model in models.items()
     }
-    scheduler = dict(scheduler_config) | {"prediction_type": prediction}
+    scheduler = dict(scheduler_config) | {
+        "prediction_type": prediction,
+        "rescale_betas_zero_snr": request.has_zero_snr,
+    }
     if request.found.arch == "sdxl":
         return StableDiffusionXL(
             arch=request.found.arch,

@@ -32,7 +32,7 @@ TITLES: Mapping[str, str] = {
     "edm": "a model with continuous noise levels (EDM), as Playground 2.5 and CosXL",
 }
 _SHORT_TITLES: Mapping[str, str] = {"sd15": "SD1.x", "sd21": "SD2.x", "sdxl": "SDXL"}
-_PREDICTIONS: Mapping[str, str] = {"epsilon": "epsilon", "v_prediction": "v-prediction"}
+PREDICTIONS: Mapping[str, str] = {"epsilon": "epsilon", "v_prediction": "v-prediction"}
 
 MODEL_INDEX = "model_index.json"
 SD_CHANNELS = 4
@@ -113,10 +113,8 @@ class Found:
     def describe(self) -> str:
         return self.title or TITLES[self.arch]
 
-    def line(self, prediction: str) -> str:
-        """What the base is, for people: "SDXL, v-prediction, zero terminal SNR"."""
-        words = [_SHORT_TITLES.get(self.arch, self.describe()), _PREDICTIONS[prediction]]
-        return ", ".join([*words, "zero terminal SNR"] if self.zero_snr else words)
+    def short_title(self) -> str:
+        return _SHORT_TITLES.get(self.arch, self.describe())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -194,11 +192,12 @@ def _folder_arch(path: Path, index: Mapping[str, Any]) -> Found:
     return Found(arch)
 
 
-def checkpoint(header: Header, sidecar: Path) -> Found:
+def checkpoint(header: Header, sidecar: Path | None = None) -> Found:
     """What the single-file checkpoint is whose header this is.
 
     Args:
-        sidecar: where the `.yaml` lies that travels with some checkpoints, if there is one.
+        sidecar: where the `.yaml` would lie that travels with some checkpoints; beside the file,
+            unless its header is that of a copy.
 
     Raises:
         InputError: it is no base model; the message says what it is instead.
@@ -208,7 +207,9 @@ def checkpoint(header: Header, sidecar: Path) -> Found:
     found = _checkpoint_arch(header.path, shapes)
     return replace(
         found,
-        prediction="v_prediction" if _V_MARKER in shapes else _stated(header, sidecar),
+        prediction="v_prediction"
+        if _V_MARKER in shapes
+        else _stated(header, sidecar or header.path.with_suffix(".yaml")),
         zero_snr=_ZERO_SNR_MARKER in shapes or header.metadata.get(_ZERO_SNR_METADATA) == "True",
     )
 

@@ -31,7 +31,7 @@ def load(request: Request) -> DiffusionBase:
     found = check_complete(path, arch, request.where, with_tokenizer=request.tokenizer is None)
     headers = {part: _headers(request.where, part, files) for part, files in found.items()}
     prediction = request.stated_prediction() or "epsilon"  # as diffusers reads one that is silent
-    request.on_progress(request.found.line(prediction))
+    request.on_progress(request.line(prediction))
     unet_files = found[UNET]
     stored = f", {unet_files.variant} files" if unet_files.variant else ""
     request.on_progress(f"Loading the UNet ({weights.gigabytes(unet_files.files)}{stored})")

@@ -44,6 +44,7 @@ def load_base(
     tokenizer: str | Path | None = None,
     arch: Arch | Literal["auto"] = "auto",
     prediction: Prediction | Literal["auto"] = "auto",
+    zero_snr: bool | None = None,
     clip_skip: int = 1,
     on_progress: Progress | None = None,
 ) -> DiffusionBase:
@@ -60,6 +61,8 @@ def load_base(
         arch: what the base has to be; auto takes what it is.
         prediction: what the UNet puts out, for a base that does not say; auto reads it from the
             base. Checkpoints of SD2.x that do not say are measured, others count as epsilon.
+        zero_snr: whether the noise schedule ends without signal (Lin et al., arXiv:2305.08891);
+            None reads it from the base, whose silence means no.
         clip_skip: text-encoder layer counted from the last, from 1.
         on_progress: called with a line of text when something slow begins, and with one that
             says what the base is.
@@ -84,6 +87,7 @@ def load_base(
                 dtype=dtype,
                 tokenizer=None if tokenizer is None else Path(tokenizer).expanduser(),
                 prediction=prediction,
+                zero_snr=zero_snr,
                 clip_skip=clip_skip,
                 on_progress=report,
             )

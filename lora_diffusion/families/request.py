@@ -11,7 +11,7 @@ import torch
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import Prediction
-from lora_diffusion.families.detect import Found
+from lora_diffusion.families.detect import PREDICTIONS, Found
 
 Progress = Callable[[str], None]
 
@@ -42,6 +42,7 @@ class Request:
     dtype: torch.dtype
     tokenizer: Path | None
     prediction: Prediction | Literal["auto"]
+    zero_snr: bool | None
     clip_skip: int
     on_progress: Progress
 
@@ -49,6 +50,26 @@ class Request:
     def vae_dtype(self) -> torch.dtype:
         """fp32 for fp16, which overflows in SD's VAE."""
         return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+    @property
+    def has_zero_snr(self) -> bool:
+        """Whether the noise schedule ends without signal, as the user or else the base says."""
+        return self.found.zero_snr if self.zero_snr is None else self.zero_snr
+
+    def line(self, prediction: Prediction) -> str:
+        """What the base is, for people: "SDXL, v-prediction, zero terminal SNR".
+
+        Raises:
+            InputError: noise is to be predicted where there is nothing else, which teaches nothing.
+        """
+        if self.zero_snr and prediction == "epsilon":
+            raise InputError(
+                f"{self.where}: predicts noise (epsilon), which does not go with model.zero_snr: "
+                "at the last timestep there is nothing but noise. Leave model.zero_snr unset, or "
+                "set model.prediction to v_prediction if that is what the model predicts."
+            )
+        words = [self.found.short_title(), PREDICTIONS[prediction]]
+        return ", ".join([*words, "zero terminal SNR"] if self.has_zero_snr else words)
 
     def stated_prediction(self) -> Prediction | None:
         """What the user said, or else what the base says of itself; None where neither does.

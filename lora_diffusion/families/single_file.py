@@ -61,7 +61,7 @@ def load(request: Request, header: Header) -> DiffusionBase:
     if stated is None and arch != "sd21":
         stated = "epsilon"
     if stated is not None:
-        request.on_progress(request.found.line(stated))
+        request.on_progress(request.line(stated))
     if any(name.startswith(EMA_PREFIX) for name in shapes):
         request.on_progress("The file also holds averaged (EMA) weights, which are left out")
     request.on_progress(f"Loading the UNet ({weights.gigabytes([request.path])} file)")
@@ -80,7 +80,7 @@ def load(request: Request, header: Header) -> DiffusionBase:
         request,
         models,
         tokenizer.for_parts(words, arch),
-        ldm_configs.scheduler_config(arch) | {"rescale_betas_zero_snr": request.found.zero_snr},
+        ldm_configs.scheduler_config(arch),
         prediction,
     )
 
@@ -88,7 +88,7 @@ def load(request: Request, header: Header) -> DiffusionBase:
 def _measured(request: Request, unet: nn.Module) -> Prediction:
     prediction = measure.prediction_of(unet)
     request.on_progress(
-        f"{request.found.line(prediction)}: the file does not say what it predicts, so this was "
+        f"{request.line(prediction)}: the file does not say what it predicts, so this was "
         "told from the UNet's answer to noise; if it is wrong, set model.prediction"
     )
     return prediction

@@ -38,6 +38,7 @@ class TrainingFacts:
         title: name of the adapter; also its alias in A1111 prompts.
         arch: `sd15`, `sd21` or `sdxl`.
         prediction: `epsilon` or `v_prediction`.
+        zero_snr: the base's noise schedule ends without signal.
         base: name or id of the base model; a local path is cut to its last part.
         base_hash: sha256 of the base's weights file, 64 hex digits.
         kind: `lora`, `locon`, `rslora`, `dora`, `loha` or `lokr`.
@@ -64,6 +65,7 @@ class TrainingFacts:
     title: str = ""
     arch: str = "sd15"
     prediction: str = "epsilon"
+    zero_snr: bool = False
     base: str = ""
     base_hash: str = ""
     kind: str = "lora"
@@ -247,6 +249,7 @@ def _ss(facts: TrainingFacts, arch: _Arch) -> dict[str, str]:
         "ss_lr_scheduler": facts.schedule,
         "ss_lr_warmup_steps": facts.warmup_steps,
         "ss_min_snr_gamma": facts.min_snr_gamma,
+        "ss_zero_terminal_snr": facts.zero_snr or None,
         "ss_mixed_precision": {"fp32": "no"}.get(facts.precision, facts.precision),
         "ss_clip_skip": facts.clip_skip,
         "ss_num_train_images": facts.pictures,

@@ -142,7 +142,7 @@ def test_v_prediction_markers(
     save_file(names, path, metadata=metadata)
     if yaml:
         path.with_suffix(".yaml").write_text(yaml)
-    assert detect.checkpoint(read_header(path), path.with_suffix(".yaml")).prediction == prediction
+    assert detect.checkpoint(read_header(path)).prediction == prediction
 
 
 def test_what_the_markers_change(tensors: Tensors, checkpoint: Save, words: Path) -> None:
@@ -269,7 +269,7 @@ def test_architectures_are_told_by_their_names_and_shapes(
 ) -> None:
     path = tmp_path / "any.safetensors"
     save_file(tensors, path)
-    assert detect.checkpoint(read_header(path), path.with_suffix(".yaml")).arch == arch
+    assert detect.checkpoint(read_header(path)).arch == arch
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ def test_a_header_with_wrong_bytes_is_refused_or_read(tensors: Tensors, checkpoi
             file.write(bytes([value]))
             file.flush()
             try:
-                detect.checkpoint(read_header(path), path.with_suffix(".yaml"))
+                detect.checkpoint(read_header(path))
             except InputError:
                 refused += 1
             file.seek(place)
             file.write(data[place : place + 1])
     assert 20 < refused < 100
-    assert detect.checkpoint(read_header(path), path.with_suffix(".yaml")).arch == "sd15"
+    assert detect.checkpoint(read_header(path)).arch == "sd15"

@@ -205,6 +205,32 @@ def test_a_noobai_folder_says_so_too(tiny: dict[str, Models], tmp_path: Path) ->
     assert base.scheduler_config["rescale_betas_zero_snr"]
 
 
+def test_what_a_base_says_of_its_last_timestep_can_be_overridden(
+    tiny: dict[str, Models], tmp_path: Path, opened: Any
+) -> None:
+    base, said = lines_of("sdxl", opened, prediction="v_prediction", zero_snr=True)
+    assert said.startswith("SDXL, v-prediction, zero terminal SNR")
+    assert base.scheduler_config["rescale_betas_zero_snr"]
+    base, said = lines_of("sdxl", opened, change=add("v_pred", "ztsnr"), zero_snr=False)
+    assert said.startswith("SDXL, v-prediction\n")
+    assert not base.scheduler_config["rescale_betas_zero_snr"]
+    folder = save_sdxl(tiny["sdxl"], tmp_path / "eps")
+    message = message_of(folder, zero_snr=True)
+    assert message.startswith(
+        "eps: predicts noise (epsilon), which does not go with model.zero_snr"
+    )
+    assert load_base(folder, prediction="epsilon", zero_snr=False).prediction == "epsilon"
+
+
+def test_a_folder_that_says_epsilon_is_not_taken_for_v(
+    tiny: dict[str, Models], tmp_path: Path
+) -> None:
+    folder = save_sdxl(tiny["sdxl"], tmp_path / "eps", prediction_type="epsilon")
+    message = message_of(folder, prediction="v_prediction")
+    assert "says that it predicts epsilon, and model.prediction is v_prediction" in message
+    assert "scheduler_config.json" in message
+
+
 def test_sdxl_that_says_nothing_is_epsilon(opened: Any) -> None:
     base, said = lines_of("sdxl", opened)
     assert said.startswith("SDXL, epsilon\n")

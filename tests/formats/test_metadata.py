@@ -41,6 +41,7 @@ FACTS = TrainingFacts(
     optimizer="adamw",
     schedule="cosine",
     warmup_steps=10,
+    zero_snr=True,
     min_snr_gamma=5.0,
     network_dropout=0.1,
     gradient_checkpointing=True,

@@ -59,6 +59,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt (default 1)")
     parser.add_argument("--sampler", default="ddim", help="ddim, euler, euler_a or dpm++")
     parser.add_argument("--clip_skip", type=int, default=1, help="text-encoder layer from the last")
+    parser.add_argument(
+        "--prediction",
+        default="auto",
+        choices=["auto", "epsilon", "v_prediction"],
+        help="what the base predicts, where it does not say",
+    )
+    parser.add_argument(
+        "--zero_snr",
+        action=argparse.BooleanOptionalAction,
+        help="noise schedule that ends without signal; unset reads it from the base",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(
         "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="of the base"
@@ -122,6 +133,8 @@ def _load(arguments: argparse.Namespace) -> DiffusionBase:
         device=placement.device,
         dtype=placement.dtype,
         tokenizer=arguments.tokenizer,
+        prediction=arguments.prediction,
+        zero_snr=arguments.zero_snr,
         clip_skip=arguments.clip_skip,
         on_progress=lambda text: print(text, file=sys.stderr),
     )
