@@ -14,7 +14,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.formats import TrainingFacts, save_adapter
 from lora_diffusion.formats.hash import file_hashes
-from lora_diffusion.formats.metadata import public_name, thumbnail_data_url
+from lora_diffusion.formats.metadata import kind_arguments, public_name, thumbnail_data_url
 from lora_diffusion.injection import AdapterHandle
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
@@ -111,7 +111,7 @@ def network_args(spec: JobSpec, handle: AdapterHandle) -> dict[str, str]:
     """What makes the adapter what it is, beyond rank and alpha, under the names in use for it.
 
     `conv_dim`, `conv_alpha`: kohya-ss/sd-scripts, where there are convolutions above 1x1;
-    `loraplus_lr_ratio`: likewise; `dora_wd`, `wd_on_output`, `rs_lora`, `algo`, `factor`: LyCORIS.
+    `loraplus_lr_ratio`: likewise.
     """
     adapter = spec.adapter
     told = {"targets": adapter.targets, "text_targets": adapter.text_targets}
@@ -119,14 +119,7 @@ def network_args(spec: JobSpec, handle: AdapterHandle) -> dict[str, str]:
         rank = adapter.conv_rank or adapter.rank
         alpha = adapter.conv_alpha or (adapter.alpha and adapter.alpha * rank / adapter.rank)
         told |= {"conv_dim": str(rank), "conv_alpha": f"{_told_alpha(adapter, rank, alpha):g}"}
-    if adapter.kind == "dora":
-        told |= {"dora_wd": "True", "wd_on_output": str(adapter.dora_axis == "out")}
-    if adapter.kind == "rslora":
-        told["rs_lora"] = "True"
-    if adapter.kind in ("loha", "lokr"):
-        told["algo"] = adapter.kind
-    if adapter.kind == "lokr":
-        told["factor"] = str(adapter.lokr_factor or -1)
+    told |= kind_arguments(adapter.kind, adapter.dora_axis, adapter.lokr_factor)
     if spec.optim.lora_plus_ratio is not None:
         told["loraplus_lr_ratio"] = f"{spec.optim.lora_plus_ratio:g}"
     return told

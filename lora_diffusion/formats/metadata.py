@@ -151,6 +151,17 @@ def build_metadata(facts: TrainingFacts) -> dict[str, str]:
     return _ss(facts, arch) | _modelspec(facts, arch) | {SPEC_KEY: _record(facts)}
 
 
+def kind_arguments(kind: str, dora_axis: str, lokr_factor: int | None) -> dict[str, str]:
+    """What of `network_args` tells the kind, under LyCORIS' names; none for LoRA."""
+    if kind == "dora":
+        return {"dora_wd": "True", "wd_on_output": str(dora_axis == "out")}
+    if kind == "rslora":
+        return {"rs_lora": "True"}
+    if kind == "lokr":
+        return {"algo": kind, "factor": str(lokr_factor or -1)}
+    return {"algo": kind} if kind == "loha" else {}
+
+
 def facts_from_metadata(metadata: Mapping[str, str]) -> TrainingFacts | None:
     """The facts of a file that this library wrote; None for any other, or a damaged record."""
     record = parsed(metadata.get(SPEC_KEY, ""))

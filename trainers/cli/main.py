@@ -14,11 +14,17 @@ from typing import NoReturn
 
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
-from trainers.cli import convert, generate, inspect, verify
+from trainers.cli import convert, generate, inspect, probe, verify
 from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
-VERBS: tuple[Verb, ...] = (convert.VERB, generate.VERB, inspect.VERB, verify.VERB)
+VERBS: tuple[Verb, ...] = (
+    convert.VERB,
+    generate.VERB,
+    inspect.VERB,
+    probe.VERB,
+    verify.VERB,
+)
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
