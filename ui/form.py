@@ -21,7 +21,14 @@ DEMO_FOLDERS = {
     "Demo style": "bundled:demo_style",
 }
 OWN_PICTURES = "My own folder"
-_BASES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}
+# Words of preset names that are written another way.
+_SPELLINGS = {
+    "sd15": "SD 1.5",
+    "sd21": "SD 2.1",
+    "sdxl": "SDXL",
+    "noobai": "NoobAI",
+    "vram": "VRAM",
+}
 
 Layer = dict[str, dict[str, Any]]
 
@@ -192,5 +199,5 @@ def preset_choices() -> list[tuple[str, str]]:
 
 def _preset_label(name: str) -> str:
     """`sd15-style` is `SD 1.5 style`."""
-    words = [_BASES.get(word, word) for word in name.replace("_", "-").split("-")]
+    words = [_SPELLINGS.get(word, word) for word in name.replace("_", "-").split("-")]
     return words[0][:1].upper() + " ".join(words)[1:]

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from tests.families.sd15_models import make_models, save_folder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # Small enough to take seconds; everything that a full run does is on.
@@ -51,3 +55,28 @@ def assert_same_tensors(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny bases of the true classes, by the names in the README's table."""
+    root = tmp_path_factory.mktemp("bases")
+    v_zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    sd21, sdxl = make_sd21(), make_sdxl()
+    return {
+        "SD1.x": save_folder(make_models(), root / "sd15"),
+        "SD2.x": save_sd21(sd21, root / "sd21", v_prediction=False),
+        "SD2.x v": save_sd21(sd21, root / "sd21v"),
+        "SDXL": save_sdxl(sdxl, root / "sdxl"),
+        "SDXL, UNet alone": root / "sdxl",
+        "SDXL v, zero SNR": save_sdxl(sdxl, root / "sdxlv", **v_zero),
+    }
+
+
+@pytest.fixture(scope="session")
+def two_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two pictures without captions, of different sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (colour, size) in enumerate({"red": (96, 64), "green": (64, 80)}.items()):
+        Image.new("RGB", size, colour).save(folder / f"{number}.png")
+    return folder

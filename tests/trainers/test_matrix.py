@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lora_diffusion import attach, load
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.formats.metadata import facts_from_metadata
 from tests.families import other_models, sd15_models
-from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
-from tests.families.sd15_models import make_models, save_checkpoint, save_folder
+from tests.families.other_models import make_sd21, make_sdxl
+from tests.families.sd15_models import make_models, save_checkpoint
 from trainers.dreambooth_lora import main
 from trainers.outputs import Outputs
 
@@ -62,6 +61,8 @@ KINDS: dict[str, tuple[str, list[str]]] = {
     "DoRA, per output": ("dora", ["--adapter.kind", "dora", "--adapter.dora_axis", "out"]),
     "rsLoRA": ("rslora", ["--adapter.kind", "rslora"]),
     "LoRA+": ("lora", ["--optim.lora_plus_ratio", "16"]),
+    "LoHa": ("loha", ["--adapter.kind", "loha"]),
+    "LoKr": ("lokr", ["--adapter.kind", "lokr"]),
 }
 CASES = [(base, kind) for kind in KINDS for base in BASES]
 
@@ -76,39 +77,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("bases")
-    v_zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    sd21, sdxl = make_sd21(), make_sdxl()
-    return {
-        "SD1.x": save_folder(make_models(), root / "sd15"),
-        "SD2.x": save_sd21(sd21, root / "sd21", v_prediction=False),
-        "SD2.x v": save_sd21(sd21, root / "sd21v"),
-        "SDXL": save_sdxl(sdxl, root / "sdxl"),
-        "SDXL, UNet alone": root / "sdxl",
-        "SDXL v, zero SNR": save_sdxl(sdxl, root / "sdxlv", **v_zero),
-    }
-
-
-@pytest.fixture(scope="module")
-def fresh(folders: dict[str, Path]) -> Callable[[str], DiffusionBase]:
+def fresh(tiny_bases: dict[str, Path]) -> Callable[[str], DiffusionBase]:
     """Bases opened once each; a test leaves them as they were."""
     opened: dict[str, DiffusionBase] = {}
 
     def get(name: str) -> DiffusionBase:
         if name not in opened:
-            opened[name] = load_base(folders[name])
+            opened[name] = load_base(tiny_bases[name])
         return opened[name]
 
     return get
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, (colour, size) in enumerate({"red": (96, 64), "green": (64, 80)}.items()):
-        Image.new("RGB", size, colour).save(folder / f"{number}.png")
-    return folder
 
 
 @torch.no_grad()
@@ -141,10 +119,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
     return run
 
 
-def options_for(base: Path, pictures: Path, out: Path) -> list[object]:
+def options_for(base: Path, two_pictures: Path, out: Path) -> list[object]:
     return [
         "--model.base", base, "--model.precision", "fp32", "--model.device", "cpu",
-        "--data.folder", pictures, "--data.trigger", "sks", "--data.resolution_px", 64,
+        "--data.folder", two_pictures, "--data.trigger", "sks", "--data.resolution_px", 64,
         "--adapter.rank", 2, "--adapter.alpha", 1, "--optim.lr_unet", "1e-2",
         "--optim.lr_warmup_ratio", 0, "--schedule.steps", STEPS, "--preview.enabled", "false",
         "--save.dtype", "fp32", "--save.checkpoint_every_steps", 0, "--output_dir", out,
@@ -153,9 +131,9 @@ def options_for(base: Path, pictures: Path, out: Path) -> list[object]:
 
 @pytest.mark.parametrize(("base", "kind"), CASES)
 def test_it_trains_and_the_file_gives_the_same_output(
-    folders: dict[str, Path],
+    tiny_bases: dict[str, Path],
     fresh: Callable[[str], DiffusionBase],
-    pictures: Path,
+    two_pictures: Path,
     tmp_path: Path,
     trained: Callable[..., Tensor],
     capsys: pytest.CaptureFixture[str],
@@ -169,7 +147,7 @@ def test_it_trains_and_the_file_gives_the_same_output(
     prompts = None if with_text else model.encode_prompts(PROMPTS)
     expected = trained(
         prompts,
-        *options_for(folders[base], pictures, tmp_path / "mine"),
+        *options_for(tiny_bases[base], two_pictures, tmp_path / "mine"),
         *("--optim.lr_text", "1e-2" if with_text else 0),
         *options,
     )
@@ -199,8 +177,8 @@ def test_it_trains_and_the_file_gives_the_same_output(
     ],
 )
 def test_a_single_file_trains_as_its_folder_does(
-    folders: dict[str, Path],
-    pictures: Path,
+    tiny_bases: dict[str, Path],
+    two_pictures: Path,
     tmp_path: Path,
     trained: Callable[..., Tensor],
     base: str,
@@ -213,9 +191,9 @@ def test_a_single_file_trains_as_its_folder_does(
         torch.save({"state_dict": tensors, "global_step": 1}, path)
     else:
         save_checkpoint(tensors, path)
-    words = ("--model.tokenizer", folders[base] / "tokenizer", "--optim.lr_text", "1e-2")
-    one = trained(None, *options_for(path, pictures, tmp_path / "one"), *words)
-    other = trained(None, *options_for(folders[base], pictures, tmp_path / "other"), *words)
+    words = ("--model.tokenizer", tiny_bases[base] / "tokenizer", "--optim.lr_text", "1e-2")
+    one = trained(None, *options_for(path, two_pictures, tmp_path / "one"), *words)
+    other = trained(None, *options_for(tiny_bases[base], two_pictures, tmp_path / "other"), *words)
     assert torch.equal(one, other)
     facts = facts_from_metadata(load(tmp_path / "one" / "one.safetensors").metadata)
     assert facts is not None
@@ -229,9 +207,9 @@ def _checkpoint_tensors(base: str) -> dict[str, Tensor]:
 
 
 def test_bf16_trains_adapters_in_fp32(
-    folders: dict[str, Path], pictures: Path, tmp_path: Path, trained: Callable[..., Tensor]
+    tiny_bases: dict[str, Path], two_pictures: Path, tmp_path: Path, trained: Callable[..., Tensor]
 ) -> None:
-    options = options_for(folders["SDXL v, zero SNR"], pictures, tmp_path / "mine")
+    options = options_for(tiny_bases["SDXL v, zero SNR"], two_pictures, tmp_path / "mine")
     result = trained(None, *options, "--model.precision", "bf16", "--adapter.kind", "dora")
     assert result.dtype == torch.bfloat16
     assert bool(result.isfinite().all())
