@@ -29,6 +29,9 @@ TORCH_FREE = [
     "trainers.data.source",
     "trainers.data.buckets",
     "trainers.data.decode",
+    "trainers.data.doctor",
+    "trainers.data.fixes",
+    "trainers.machine",
 ]
 
 

@@ -6,6 +6,7 @@ Kinds and their bodies:
 | --- | --- |
 | `started` | `total_steps`, `pictures`, `class_pictures`, `trainable`, `base`, `resumed_at`, … |
 | `phase` | `name`, `text`, and for a countable one `done`, `total` |
+| `doctor` | `files`, `problems` (the first 200), `counts`, `kinds`: see `trainers.data.doctor` |
 | `step` | `step`, `loss`, `lr`, `grad_norm`, `seconds`, `peak_bytes` (0 where unknown) |
 | `preview` | `step`, `pictures`: `[{prompt, file}]`, files relative to the run folder |
 | `checkpoint` | `step`, `file` |

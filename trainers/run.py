@@ -15,7 +15,6 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.files import write_text
 from trainers import checkpoint, devices, jobs, resume, setup
 from trainers.data.dataset import encode_dataset
-from trainers.data.decode import check_decodable
 from trainers.data.order import Order
 from trainers.events import EventLog
 from trainers.export import Exporter, base_weights_hash
@@ -100,10 +99,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         torch.set_num_threads(spec.model.threads)
 
     # The pictures, and the base that encodes them
-    instances, classes = setup.find_pictures(spec.data)
-    check_decodable(
-        [p.path for p in (*instances, *classes)], teller.counter("check", "checking pictures")
-    )
+    instances, classes = setup.find_pictures(spec, teller)
     placement = devices.choose(spec.model)
     accelerator = devices.make_accelerator(placement, spec.schedule.accumulate)
     if placement.device.type == "cpu":

@@ -17,28 +17,42 @@ from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET, LayerKey
 from trainers import devices
-from trainers.data import scan
+from trainers.data import doctor, tokens
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
+from trainers.data.problems import refuse_errors
 from trainers.data.scan import Picture
 from trainers.jobs import RunDir
 from trainers.optim import NOTHING_IS_TRAINED, own_rate
 from trainers.preview import Previewer
 from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
-from trainers.spec import AdapterSpec, DataSpec, JobSpec
+from trainers.spec import AdapterSpec, JobSpec
 from trainers.teller import Teller
 
 
-def find_pictures(data: DataSpec) -> tuple[list[Picture], list[Picture]]:
-    """(instances, regularisation pictures) of the dataset, with their captions."""
-    found = scan.find(data)
-    instances = [picture for picture in found if not picture.is_class]
+def find_pictures(spec: JobSpec, teller: Teller) -> tuple[list[Picture], list[Picture]]:
+    """(instances, regularisation pictures) of the dataset, each looked at once.
+
+    What is wrong with them is told in one report.
+
+    Raises:
+        InputError: names everything that can't be used, a line each.
+    """
+    model = spec.model
+    report = doctor.diagnose(
+        spec.data,
+        find_tokens=lambda: tokens.find(model.base, model.tokenizer),
+        on_progress=teller.counter("check", "checking pictures"),
+    )
+    teller.doctor(report)
+    refuse_errors(report.problems)
+    instances = [picture for picture in report.pictures if not picture.is_class]
     if not instances:
         raise InputError(
             "The dataset has regularisation pictures only. Add a folder whose is_class is false."
         )
-    return instances, [picture for picture in found if picture.is_class]
+    return instances, [picture for picture in report.pictures if picture.is_class]
 
 
 def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> DiffusionBase:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trainers.data.doctor import Report
 from trainers.events import EventLog
 from trainers.loop import StepResult
 from trainers.progress import Reporter
 from trainers.stopping import StopSignal
+
+_MAX_LINES = 10
+_MAX_PROBLEMS = 200
 
 
 class Teller:
@@ -37,6 +41,19 @@ class Teller:
         """Something that a user should know."""
         self.events.write("note", text=text)
         self.reporter.say(text)
+
+    def doctor(self, report: Report) -> None:
+        """What is wrong with the dataset, if anything: once, and in short at the terminal."""
+        if not report.problems:
+            return
+        body = report.as_json()
+        problems = body.pop("problems")[:_MAX_PROBLEMS]
+        self.events.write("doctor", **body, problems=problems)
+        warnings = [str(p) for p in report.problems if p.severity == "warning"]
+        more = len(warnings) - _MAX_LINES
+        rest = [f"… and {more} more warnings; lora-diffusion doctor lists them"] if more > 0 else []
+        for line in (*warnings[:_MAX_LINES], *rest, report.summary()):
+            self.reporter.say(line)
 
     def step(self, result: StepResult) -> None:
         """One step is done."""

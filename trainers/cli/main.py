@@ -14,12 +14,13 @@ from typing import NoReturn
 
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
-from trainers.cli import convert, generate, inspect, probe, verify
+from trainers.cli import convert, doctor, generate, inspect, probe, verify
 from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
 VERBS: tuple[Verb, ...] = (
     convert.VERB,
+    doctor.VERB,
     generate.VERB,
     inspect.VERB,
     probe.VERB,

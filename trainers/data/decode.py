@@ -9,7 +9,7 @@ What becomes of a picture, in this order:
    a channel, whole numbers or floats, are refused: the file does not say what their range is.
 4. An embedded ICC profile is converted to sRGB (relative colorimetric, with black-point
    compensation) where it is of the picture's own kind, else ignored. Without a profile RGB and
-   grey are taken as sRGB; CMYK as 255 - min(255, ink + black) a channel, YCbCr by JFIF.
+   grey are taken as sRGB; CMYK as (255 - ink) (255 - black) / 255 a channel, YCbCr by JFIF.
 5. Transparency is laid on white, whether it is an alpha channel or a palette entry.
 6. The EXIF orientation is applied.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ from trainers.data.source import Source
 MAX_MEGAPIXELS = 100
 ALPHA_BACKGROUND = (255, 255, 255)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
+ORIENTATION = ExifTags.Base.Orientation
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _TEXT_KEYS = ("parameters", "prompt", "caption", "description", "comment")
 _EXIF_TEXTS = (ExifTags.Base.UserComment, ExifTags.Base.ImageDescription)
@@ -51,23 +52,6 @@ def load_rgb(path: Source, max_megapixels: int = MAX_MEGAPIXELS) -> Image.Image:
         raise InputError(f"{printable(path)}: {error}") from None
     except OSError as error:
         raise InputError(f"{printable(path)}: {unreadable(error)}") from None
-
-
-def check_decodable(pictures: Sequence[Source], on_progress: Callable[[int, int], None]) -> None:
-    """Decode every picture once, before anything slow begins.
-
-    Raises:
-        InputError: names each picture that can't be used, a line each.
-    """
-    problems = []
-    for number, path in enumerate(pictures):
-        on_progress(number, len(pictures))
-        try:
-            load_rgb(path)
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems[:20]))
 
 
 def read_size(path: Source, max_megapixels: int = MAX_MEGAPIXELS) -> tuple[int, int]:
@@ -109,6 +93,8 @@ def open_header(file: BinaryIO, max_megapixels: int) -> Iterator[Image.Image]:
         raise InputError(
             "is not a picture that can be read. Replace it or take it out of the folder."
         ) from None
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, OverflowError, MemoryError, EOFError) as error:
         raise InputError(unreadable(error)) from None
 
@@ -121,8 +107,10 @@ def unreadable(error: Exception) -> str:
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(height, width) of an opened picture after its EXIF orientation, which is not applied."""
-    orientation = picture.getexif().get(ExifTags.Base.Orientation)
     width, height = picture.size
+    if picture.format == "TIFF":  # Pillow turns these itself
+        return height, width
+    orientation = picture.getexif().get(ORIENTATION)
     return (width, height) if orientation in _TURNED else (height, width)
 
 

@@ -33,6 +33,16 @@ class Problem:
     cause: str
     fix: str
 
+    def as_json(self) -> dict[str, str]:
+        """The fields, with no control characters left."""
+        return {
+            "file": printable(self.file, 4_096),
+            "severity": self.severity,
+            "kind": self.kind,
+            "cause": printable(self.cause, 400),
+            "fix": printable(self.fix, 400),
+        }
+
     def __str__(self) -> str:
         where = f"{printable(self.file)}: " if self.file else ""
         return f"{where}{printable(self.cause, 400)}. {printable(self.fix, 400)}"

@@ -69,6 +69,22 @@ class Picture:
         return self.captions[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a picture and its captions were found.
+
+    Attributes:
+        root: folder of its subset.
+        inner: its name within the root, with `/`.
+        captions_from: the file that its captions are from, likewise; empty where they are the
+            default.
+    """
+
+    root: Path
+    inner: str
+    captions_from: str
+
+
 @dataclass(frozen=True)
 class Found:
     """What a look at the folders gave.
@@ -77,14 +93,13 @@ class Found:
         pictures: in order of subset and name; one without a caption has no `captions`.
         problems: what is wrong with them, as far as names and caption files tell.
         stats: picture's name -> its file's size and time.
-        sources: picture's name -> the file its captions are from, relative to the subset's folder;
-            empty where they are the default.
+        origins: picture's name -> where it and its captions were found.
     """
 
     pictures: list[Picture] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     stats: dict[str, Stat] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
 
 
 def find_all(data: DataSpec) -> Found:
@@ -210,7 +225,7 @@ def _look_through(data: DataSpec, subset: Subset, tree: Tree, found: Found) -> N
             captions = _default(part, name, finder, prefix, found.problems)
         full_name = prefix + name
         found.stats[full_name] = tree.files[name]
-        found.sources[full_name] = source
+        found.origins[full_name] = Origin(tree.root, name, source)
         found.pictures.append(
             Picture(
                 path=tree.root / name,
