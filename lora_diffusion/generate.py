@@ -84,11 +84,13 @@ def draw(
     *,
     encoded: EncodedPrompts | None = None,
     on_step: StepCallback | None = None,
+    at_once: int = BATCH_SIZE,
 ) -> list[Image.Image]:
     """Draw `pictures`, in order.
 
     Args:
         encoded: their prompts, if encoded before.
+        at_once: most pictures in one batch; fewer take less memory.
         on_step: called with (denoising steps done, of all).
 
     Raises:
@@ -102,7 +104,7 @@ def draw(
     images: list[Image.Image] = []
     while len(images) < len(pictures):
         first = len(images)
-        size = _batch_size(pictures[first:])
+        size = _batch_size(pictures[first:], at_once)
         batch = pictures[first : first + size]
 
         def report(step: int, before: int = done, rows: int = size) -> None:
@@ -182,8 +184,8 @@ def _step(
     return stepped
 
 
-def _batch_size(pictures: Sequence[PictureSpec]) -> int:
-    """How many of the first pictures can be drawn in one batch."""
+def _batch_size(pictures: Sequence[PictureSpec], at_once: int) -> int:
+    """How many of the first pictures can be drawn in one batch, at most `at_once`."""
 
     def shared(picture: PictureSpec) -> tuple[object, ...]:
         return (
@@ -195,7 +197,7 @@ def _batch_size(pictures: Sequence[PictureSpec]) -> int:
         )
 
     count = 1
-    while count < min(len(pictures), BATCH_SIZE) and shared(pictures[count]) == shared(pictures[0]):
+    while count < min(len(pictures), at_once) and shared(pictures[count]) == shared(pictures[0]):
         count += 1
     return count
 

@@ -33,6 +33,14 @@ def test_a_picture_does_not_depend_on_its_batch(base):
     assert np.abs(array(draw(base, [replace(PICTURE, seed=4)])[0]) - alone).max() > 20
 
 
+def test_pictures_are_drawn_one_at_a_time_if_asked(base, monkeypatch):
+    rows = []
+    monkeypatch.setattr(base, "decode_latents", lambda x: rows.append(len(x)) or x[:, :3])
+    draw(base, [PICTURE] * 3, at_once=1)
+    draw(base, [PICTURE] * 3)
+    assert rows == [1, 1, 1, 3]
+
+
 def test_mixed_sizes_and_samplers_come_back_in_order(base):
     specs = [
         PICTURE,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase
-from lora_diffusion.generate import EncodedPrompts, PictureSpec, draw, encode, save_png
+from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, encode, save_png
 from trainers.data.captions import without_trigger
 from trainers.data.scan import Picture
 from trainers.spec import JobSpec
@@ -55,6 +55,7 @@ class Previewer:
     ) -> None:
         side = spec.preview.size_px or side_px
         self.base = base
+        self.at_once = 1 if spec.model.low_memory else BATCH_SIZE
         self.folder = folder
         self.pictures = [
             PictureSpec(
@@ -96,6 +97,7 @@ class Previewer:
             self.base,
             self.pictures,
             encoded=self._encoded,
+            at_once=self.at_once,
             on_step=lambda _done, _total: check_stop(),
         )
         files = self.files_at(step)

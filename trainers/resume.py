@@ -14,7 +14,9 @@ from trainers.spec import JobSpec
 
 # Changing these does not change what is learned.
 _HARMLESS_SECTIONS = frozenset({"preview", "save"})
-_HARMLESS_FIELDS = frozenset({"model.device", "model.threads", "model.tokenizer"})
+_HARMLESS_FIELDS = frozenset(
+    {"model.device", "model.low_memory", "model.threads", "model.tokenizer"}
+)
 _MAX_SHOWN = 6
 # Events after which there is something to lose.
 _WORK = frozenset({"step", "checkpoint", "export", "finished"})

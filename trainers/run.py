@@ -115,6 +115,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     start.check_dataset(dataset.fingerprint)
 
     # The adapter, and what trains it
+    setup.place_unet(base, placement)
     handle = setup.put_adapter(base, spec)
     if begin:
         setup.start_from(handle, begin, spec.adapter)

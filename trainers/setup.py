@@ -60,9 +60,10 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
     model = spec.model
     silence_libraries()
     teller.phase("load", f"loading {model.base}")
+    staged = model.low_memory and not spec.data.class_pictures  # drawing those takes all of it
     base = load_base(
         model.base,
-        device=placement.device,
+        device="cpu" if staged else placement.device,
         dtype=placement.dtype,
         tokenizer=model.tokenizer,
         arch=model.arch,
@@ -71,6 +72,10 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         clip_skip=model.clip_skip,
         on_progress=lambda text: teller.phase("load", text),
     )
+    if staged:
+        base.vae.to(placement.device)
+        for part in set(base.parts) - {UNET}:
+            base.parts[part].to(placement.device)
     if model.attention == "xformers":
         devices.use_xformers(base.unet, placement.device)
     return base
@@ -87,6 +92,11 @@ def find_classes(
     return class_pictures(
         base, spec, folder, side_px, teller.counter("class", "drawing class pictures")
     )
+
+
+def place_unet(base: DiffusionBase, placement: devices.Placement) -> None:
+    """Bring the UNet to its device, where `model.low_memory` has kept it back."""
+    base.unet.to(placement.device)
 
 
 def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:

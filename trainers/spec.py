@@ -71,6 +71,11 @@ class ModelSpec(Section):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, slower."
     )
+    low_memory: bool = Field(
+        False,
+        description="The UNet waits in main memory until the pictures are encoded, and previews "
+        "are drawn one at a time: less GPU memory at its peak.",
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads; unset leaves the choice to torch."
     )

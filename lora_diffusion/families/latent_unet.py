@@ -70,7 +70,7 @@ class LatentUNet(DiffusionBase):
     def encode_pictures(self, pixels: Tensor) -> LatentDistribution:
         vae: Any = self.vae
         # The VAE's own weights decide the precision: fp16 overflows in some of them.
-        moments = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+        moments = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
         return LatentDistribution(moments.mean.float(), moments.logvar.float())
 
     def scale_latents(self, latents: Tensor) -> Tensor:

@@ -103,6 +103,7 @@ def test_it_is_what_its_name_says(name: str) -> None:
     if name.endswith("low-vram"):
         assert spec.optim.kind == "adamw8bit"
         assert spec.model.gradient_checkpointing
+        assert spec.model.low_memory
         assert spec.adapter.text_targets == "none"
         assert (spec.adapter.rank, spec.schedule.batch_size, spec.schedule.accumulate) == (8, 1, 4)
     if family(name) in ("illustrious", "pony", "noobai"):
