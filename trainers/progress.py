@@ -31,20 +31,26 @@ class Reporter:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
-        self._said_at = 0.0
+        self._said_at = self._began = 0.0
 
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def count(self, text: str, done: int, total: int) -> None:
-        """How far a countable phase is; on a log, at most one line every ten seconds."""
+        """How far a countable phase is and how long it goes on; at most a line every ten seconds.
+
+        A phase begins with `done` = 0.
+        """
         now = time.monotonic()
         if done == 0:
+            self._began = now
             self._said_at = now - _PLAIN_EVERY_SECONDS + _FIRST_COUNT_SECONDS
         elif done == total or now - self._said_at >= _PLAIN_EVERY_SECONDS:
             self._said_at = now
-            self.say(f"{text}: {done} of {total}")
+            left = (now - self._began) / done * (total - done)
+            tail = f", {duration(left)} left" if done < total else ""
+            self.say(f"{text}: {done} of {total}{tail}")
 
     def begin(self, start: int, total: int) -> None:
         """The steps begin; `start` of `total` are done already."""

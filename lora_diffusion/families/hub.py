@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,38 @@ def fetch(
         total = sum(sizes[name] for name in large) / 1e9
         on_progress(f"Fetching {repo} from the hub ({total:.1f} GB, kept in the cache)")
         return Path(snapshot_download(repo, allow_patterns=[*small, *large]))
+
+
+def snapshot(
+    repo: str,
+    patterns: Sequence[str],
+    *,
+    complete: Callable[[Path], bool],
+    on_progress: Callable[[str], None],
+) -> Path:
+    """The folder in the cache with those files of `repo` that match `patterns`.
+
+    Args:
+        patterns: as of the shell, for example `*.json`.
+        complete: whether a folder in the cache has all that is needed; then nothing is asked.
+        on_progress: called with a line of text when a download begins.
+
+    Raises:
+        HubError: as in `fetch`.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = list(patterns)
+    try:
+        cached = Path(snapshot_download(repo, allow_patterns=wanted, local_files_only=True))
+        if complete(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    on_progress(f"Fetching {repo} from the hub (kept in the cache)")
+    with _asking(repo):
+        return Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=_TIMEOUT_S))
 
 
 def choose_weights(repo: str, sizes: Mapping[str, int], *, half: bool) -> list[str]:

@@ -14,11 +14,12 @@ from typing import NoReturn
 
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
-from trainers.cli import convert, doctor, generate, inspect, probe, verify
+from trainers.cli import caption, convert, doctor, generate, inspect, probe, verify
 from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
 VERBS: tuple[Verb, ...] = (
+    caption.VERB,
     convert.VERB,
     doctor.VERB,
     generate.VERB,
@@ -46,15 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, for `--help`, `--version` and unusable arguments.
     """
-    parser = _Parser(prog="lora-diffusion", description="LoRA adapters for Stable Diffusion.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for verb in VERBS:
-        child = subparsers.add_parser(verb.name, help=verb.summary, description=verb.summary)
-        verb.configure(child)
-        child.set_defaults(run=verb.run)
-    arguments = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = _parser(words).parse_args(words)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -66,6 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="lora-diffusion", description="LoRA adapters for Stable Diffusion.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for verb in VERBS:
+        child = subparsers.add_parser(verb.name, help=verb.summary, description=verb.summary)
+        verb.configure(child)
+        if verb.extend is not None and words[:1] == [verb.name]:
+            verb.extend(child, words[1:])
+        child.set_defaults(run=verb.run)
+    return parser
 
 
 def _complain(message: str) -> None:

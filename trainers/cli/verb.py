@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +15,8 @@ class Verb:
         name: as typed.
         summary: one line for `--help`.
         configure: adds the verb's arguments to its parser.
+        extend: adds arguments that depend on the words given after the verb, so that `--help` shows
+            them too. Bad input is raised as `InputError`.
         run: does it; returns the exit code. Bad input is raised as `InputError`.
     """
 
@@ -22,3 +24,4 @@ class Verb:
     summary: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    extend: Callable[[argparse.ArgumentParser, Sequence[str]], None] | None = None

@@ -24,7 +24,8 @@ def test_a_member_decodes_as_the_file_does(tmp_path):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    offset = tarfile.open(shard).getmember("dir/a.png").offset_data
+    with tarfile.open(shard) as tar:
+        offset = tar.getmember("dir/a.png").offset_data
     member = TarMember(shard, "dir/a.png", offset, len(content))
     assert (member.name, member.stem, member.suffix) == ("a.png", "a", ".png")
     assert member.read_bytes() == content

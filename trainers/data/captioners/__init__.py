@@ -1,0 +1,1 @@
+"""Captioners: what writes a caption from a picture, one small file a backend."""
