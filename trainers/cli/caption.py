@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from lora_diffusion.errors import InputError, printable
 from trainers.cli.settings_flags import add_flags, read_flags
 from trainers.cli.verb import Verb
+from trainers.data.caption_files import SIDECAR_ENDINGS
 from trainers.data.captioners import registry
 from trainers.data.captioners.plugin import Context, Plugin
-from trainers.data.caption_files import SIDECAR_ENDINGS
 from trainers.spec import Section
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import write_text
+from trainers.data.caption_files import sidecar_names
 from trainers.data.captioners.drafts import Draft, Finish, drafts
 from trainers.data.captioners.journal import Entry, Journal, sha256
 from trainers.data.captioners.plugin import Captioner
-from trainers.data.caption_files import sidecar_names
 from trainers.data.scan import find_all
 from trainers.spec import DataSpec
 

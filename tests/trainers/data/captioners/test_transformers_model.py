@@ -84,7 +84,7 @@ def test_length_and_precision(models, kind):
     short = opened(kind, model=str(models(kind)), max_tokens=4).caption([shot("noise")])[0]
     assert 1 <= len(short.split()) <= 4
     plugin = registry.find(kind)
-    settings = plugin.settings(model=str(models(kind)), max_tokens=2)
+    settings = plugin.settings(model=str(models(kind)), max_tokens=4)
     half = plugin.open(settings, Context("", "cpu", "bf16", lambda text: None))
     assert next(half.loaded.model.parameters()).dtype == torch.bfloat16
     assert len(half.caption([shot("noise")])) == 1

@@ -72,7 +72,7 @@ def save_blip(folder: Path) -> None:
         },
         projection_dim=16,
     )
-    _save(BlipForConditionalGeneration, config, folder)
+    _save(BlipForConditionalGeneration, config, folder, [0, 1, 2, 4, 5])
     BlipProcessor(BlipImageProcessorPil(size=_square()), tokenizer).save_pretrained(folder)
 
 
@@ -119,7 +119,7 @@ def save_florence2(folder: Path) -> None:
         },
         image_token_id=4,
     )
-    _save(Florence2ForConditionalGeneration, config, folder)
+    _save(Florence2ForConditionalGeneration, config, folder, [0, 1, 3, 4])
     pictures = CLIPImageProcessorPil(size=_square(), crop_size=_square(), do_center_crop=False)
     pictures.image_seq_length = (SIDE_PX // 4) ** 2 + 1
     Florence2Processor(pictures, tokenizer).save_pretrained(folder)
@@ -170,7 +170,7 @@ def save_llava(folder: Path, template: str | None = PARTS_TEMPLATE) -> None:
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
     )
-    _save(LlavaForConditionalGeneration, config, folder)
+    _save(LlavaForConditionalGeneration, config, folder, [0, 1, 3, 4])
     LlavaProcessor(
         SiglipImageProcessorPil(size=_square()),
         tokenizer,
@@ -221,13 +221,20 @@ def _square() -> dict[str, int]:
     return {"height": SIDE_PX, "width": SIDE_PX}
 
 
-def _save(model_class: Any, config: Any, folder: Path) -> None:
+def _save(model_class: Any, config: Any, folder: Path, wordless: Sequence[int]) -> None:
+    """`wordless` are the special tokens, save the one that ends a text."""
     torch.manual_seed(1)
     model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.5)
+    # Chance would end some captions at once, and write others without a word.
+    model.generation_config.min_new_tokens = 3
+    model.generation_config.suppress_tokens = list(wordless)
+    for name, bias in model.named_parameters():
+        if name.endswith("cls.predictions.bias"):  # BLIP's decoder has no such configuration
+            bias.data[list(wordless)] = -1000.0
     model.save_pretrained(folder)
 
 
