@@ -92,7 +92,7 @@ def plan(folder: Path, journal: Journal, *, overwrite: bool, redo: bool, ending:
     """
     found = find_all(DataSpec(folder=str(folder)))
     stems = Counter(_stem(picture.name) for picture in found.pictures)
-    claims = Counter(found.sources.values())
+    claims = Counter(origin.captions_from for origin in found.origins.values())
     tasks: list[Task] = []
     human = machine = 0
     for picture in found.pictures:
@@ -100,7 +100,7 @@ def plan(folder: Path, journal: Journal, *, overwrite: bool, redo: bool, ending:
             raise InputError(
                 f"{printable(picture.path)}: captions can't be written into a tar. Unpack it first."
             )
-        name, source = picture.name, found.sources[picture.name]
+        name, source = picture.name, found.origins[picture.name].captions_from
         own = claims[source] == 1 and source in sidecar_names(name)
         content = _content(folder / source) if own else b""
         if own and not content.strip():
