@@ -179,10 +179,12 @@ class AdapterHandle:
         arch: str = "sd15",
         facts: TrainingFacts | None = None,
     ) -> None:
-        """Write a safetensors file that other tools load."""
+        """Write a safetensors file that other tools load, with one alpha in each model."""
         from lora_diffusion.formats import save_adapter
 
-        save_adapter(self.to_file(arch), Path(path), format=format, dtype=dtype, facts=facts)
+        save_adapter(
+            self.to_file(arch), Path(path), format=format, dtype=dtype, facts=facts, one_alpha=True
+        )
 
 
 def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> AdapterHandle:
@@ -195,7 +197,8 @@ def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> Adapte
         name: under which it stands beside other adapters on the same base.
 
     Raises:
-        InputError: unknown part, a target that matches nothing, or a name already in use.
+        InputError: unknown part, a target or a pattern of ranks or alphas that matches nothing, or
+            a name already in use.
     """
     candidates = _candidates(parts)
     chosen = [
@@ -207,6 +210,8 @@ def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> Adapte
     ]
     if not chosen:
         raise InputError("No layer is adapted: targets and text targets are both 'none'.")
+    targets.check_patterns("adapter.ranks", config.ranks, chosen)
+    targets.check_patterns("adapter.alphas", config.alphas, chosen)
     clock = Clock()
     make = variant(config.kind, config.dora_axis, config.lokr_factor)
     made: dict[LayerKey, Adapter] = {}

@@ -77,6 +77,17 @@ def matches(pattern: str, key: LayerKey) -> bool:
     return fnmatchcase(key.path, pattern) or fnmatchcase(str(key), pattern)
 
 
+def check_patterns(setting: str, patterns: Iterable[str], keys: Iterable[LayerKey]) -> None:
+    """Raise `InputError` if a pattern of `setting` matches none of the adapted layers `keys`."""
+    known = list(keys)
+    for pattern in patterns:
+        if not any(matches(pattern, key) for key in known):
+            raise InputError(
+                f"{setting}: '{printable(pattern)}' matches no adapted layer. Patterns look like "
+                "'*.attn2.*' or 'text_encoder.*'."
+            )
+
+
 def by_pattern(table: Mapping[str, T], key: LayerKey, default: T) -> T:
     """The value of the last pattern in `table` that fits `key`, else `default`."""
     value = default

@@ -137,6 +137,15 @@ def test_rank_and_alpha_by_pattern(parts):
             assert rank == alpha == (8 if ".attn2." in key.path else 4)
 
 
+@pytest.mark.parametrize("setting", ["ranks", "alphas"])
+def test_a_pattern_that_matches_no_layer_is_an_error(parts, setting):
+    before = state_bytes(parts["unet"])
+    config = AdapterConfig(**{setting: {"*.attn2.*": 3, "*.atn1.*": 2}})
+    with pytest.raises(InputError, match=rf"adapter\.{setting}: '\*\.atn1\.\*' matches no"):
+        inject(parts, config)
+    assert state_bytes(parts["unet"]) == before
+
+
 @pytest.mark.parametrize(
     ("config", "linear", "conv"),
     [

@@ -10,13 +10,14 @@ Kinds and their bodies:
 | `step` | `step`, `loss`, `lr`, `grad_norm`, `seconds`, `peak_bytes` (0 where unknown) |
 | `preview` | `step`, `pictures`: `[{prompt, file}]`, files relative to the run folder |
 | `checkpoint` | `step`, `file` |
-| `export` | `step`, `file`; the final one has `final: true` |
+| `export` | `step`, `file`, `portable`, `readers`, `unread`; the final one has `final: true` |
 | `note` | `text`: something a user should know |
 | `finished` | `step`, `file`, `contact_sheet`, `seconds` |
 | `stopped` | `step`, `signal`, `checkpoint` |
 | `failed` | `text`: one sentence with cause and fix; `defect`: true when it is our fault |
 
-The last event is the outcome. A dead process without an outcome is "interrupted".
+`readers` are the programs that read every key of the file right, `unread` is `{program: reason}` of
+the others. The last event is the outcome. A dead process without an outcome is "interrupted".
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lora_diffusion.consumers import Portability, Target, verify
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.formats import TrainingFacts, save_adapter
@@ -45,8 +46,8 @@ class Exporter:
 
     def write(
         self, handle: AdapterHandle, path: Path, step: int, now: float, cover: Path | None
-    ) -> None:
-        """Write `path`; atomic, with hashes of the final bytes.
+    ) -> Portability:
+        """Write `path`; atomic, with hashes of the final bytes. Returns who reads it.
 
         cover: a picture to show beside the file, put into its metadata as a thumbnail.
 
@@ -59,7 +60,9 @@ class Exporter:
             path,
             dtype=self.spec.save.dtype,
             facts=self._facts(handle, path, step, now, cover),
+            one_alpha=True,
         )
+        return verify(path, Target(self.base.arch, self.base.name, self.base.shapes()))
 
     def _facts(
         self, handle: AdapterHandle, path: Path, step: int, now: float, cover: Path | None

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lora_diffusion.errors import InputError, printable
+from lora_diffusion.errors import InputError
 from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET
-from lora_diffusion.targets import by_pattern, matches
+from lora_diffusion.targets import by_pattern, check_patterns
 from lora_diffusion.variants import LoRA
 from trainers.optimizers import build, found_rate
 from trainers.spec import OptimSpec
@@ -46,7 +46,7 @@ def make_optimizer(spec: OptimSpec, handle: AdapterHandle) -> Optimizer:
         InputError: a pattern matches no layer, nothing is left to train, or the optimizer's
             library is missing.
     """
-    _check_patterns(spec, handle)
+    check_patterns("optim.lr_patterns", spec.lr_patterns, handle.layers)
     groups: dict[_Rate, list[nn.Parameter]] = {}
     for key, name, parameter in handle.named_parameters():
         lr = own_rate(spec, key.part) * by_pattern(spec.lr_patterns, key, 1.0)
@@ -83,15 +83,6 @@ def own_rate(spec: OptimSpec, part: str) -> float:
     if part == TEXT_ENCODER_2 and spec.lr_text_2 is not None:
         return spec.lr_text_2
     return spec.lr_text
-
-
-def _check_patterns(spec: OptimSpec, handle: AdapterHandle) -> None:
-    for pattern in spec.lr_patterns:
-        if not any(matches(pattern, key) for key in handle.layers):
-            raise InputError(
-                f"optim.lr_patterns: '{printable(pattern)}' matches no adapted layer. Patterns "
-                "look like '*.attn2.*' or 'text_encoder.*'."
-            )
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:

@@ -114,10 +114,20 @@ class Outputs:
         return path
 
     def export(self, path: Path, step: int, *, final: bool = False) -> None:
-        """Write the adapter as it stands."""
+        """Write the adapter as it stands, and tell which programs read it."""
         with self.shown.in_place():
-            self.exporter.write(self.handle, path, step, time.time(), self._cover(step))
-        self.teller.events.write("export", step=step, file=self._relative(path), final=final)
+            found = self.exporter.write(self.handle, path, step, time.time(), self._cover(step))
+        self.teller.events.write(
+            "export",
+            step=step,
+            file=self._relative(path),
+            final=final,
+            portable=found.portable,
+            readers=list(found.readers),
+            unread=found.unread,
+        )
+        if final:
+            self.teller.reporter.say(f"{path.name} is {found.line}")
 
     def contact_sheet(self, total: int) -> Path | None:
         """Draw the sheet of all previews; None if there are none."""

@@ -68,17 +68,20 @@ class Portability:
         return tuple(name for name, report in self.reports.items() if report.reads_it)
 
     @property
+    def unread(self) -> dict[str, str]:
+        """The other consumers, and for each the weightiest reason."""
+        return {
+            name: report.reasons[0] for name, report in self.reports.items() if not report.reads_it
+        }
+
+    @property
     def line(self) -> str:
-        """For people: "portable: …" or who reads it and why not the others."""
+        """For people, to go after "the file is": portable, or who reads it and why not the rest."""
         if self.portable:
-            return f"portable: {_listed(self.readers)} read every key"
-        others = [
-            f"{TITLES[name]}: {report.reasons[0]}"
-            for name, report in self.reports.items()
-            if not report.reads_it
-        ]
-        readers = f"read whole by {_listed(self.readers)}" if self.readers else "read whole by none"
-        return f"not portable: {readers}. {'. '.join(others)}"
+            return f"portable: {_listed(self.readers)} read every key."
+        readers = f"only {_listed(self.readers)}" if self.readers else "no program"
+        reasons = " ".join(f"{TITLES[name]}: {why}." for name, why in self.unread.items())
+        return f"not portable: {readers} can read every key right. {reasons}"
 
 
 def verify(path: str | Path, base: Target | None = None) -> Portability:

@@ -11,15 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lora_diffusion import base_layers, bundled
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats.arch import ARCH_NAMES
-from lora_diffusion.formats.header import read_header
 from lora_diffusion.formats.layer_names import by_flat_name
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET, LayerKey
 
+if TYPE_CHECKING:
+    from lora_diffusion.families.detect import Found
+
 Shape = tuple[int, ...]
+Configs = dict[str, dict[str, Any]]
 
 _UNIT = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)")
 _SAMPLER = re.compile(r"(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv")
@@ -107,40 +111,57 @@ def of_base(location: str | Path) -> Target:
     Raises:
         InputError: nothing there, no base model, or one of another architecture.
     """
-    from lora_diffusion.families import detect, ldm_configs
-
     path = bundled.resolve(str(location))
     where = printable(path.name)
     if not path.exists():
         raise InputError(f"--base {printable(location)}: there is nothing there. Check the path.")
-    found = detect.folder(path) if path.is_dir() else detect.checkpoint(read_header(path))
-    if found.arch not in ARCH_NAMES:
-        raise InputError(f"{where}: is {found.describe()}. Give a base of SD 1.x, SD 2.x or SDXL.")
-    parts = base_layers.parts_of(found.arch)
-    if path.is_dir():
-        configs = {part: detect.read_json(path / part / "config.json") for part in parts}
-    else:
-        shapes = read_header(path).shapes()
-        clip, open_clip = ldm_configs.clip_config, ldm_configs.open_clip_config
-        configs = {UNET: ldm_configs.unet_config(shapes, found.arch, where)}
-        if found.arch == "sd21":
-            configs[TEXT_ENCODER] = open_clip(
-                shapes, detect.SD2_TEXT_PREFIX, found.arch, TEXT_ENCODER, where
-            )
-        else:
-            first = detect.SDXL_TEXT_PREFIX if found.arch == "sdxl" else detect.SD1_TEXT_PREFIX
-            configs[TEXT_ENCODER] = clip(shapes, first, found.arch, where)
-        if found.arch == "sdxl":
-            configs[TEXT_ENCODER_2] = open_clip(
-                shapes, detect.SDXL_TEXT_2_PREFIX, found.arch, TEXT_ENCODER_2, where
-            )
+    arch, configs = _folder_configs(path) if path.is_dir() else _file_configs(path, where)
     try:
-        return Target(found.arch, where, base_layers.of_configs(configs))
+        return Target(arch, where, base_layers.of_configs(configs))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"{where}: its configuration is not one of a Stable Diffusion model "
             f"({printable(error, 80)}). Download or copy the model again."
         ) from error
+
+
+def _folder_configs(path: Path) -> tuple[str, Configs]:
+    """Architecture, and part -> configuration, of a folder in diffusers layout."""
+    from lora_diffusion.families import detect
+
+    arch = _supported(path, detect.folder(path))
+    return arch, {
+        part: detect.read_json(path / part / "config.json") for part in base_layers.parts_of(arch)
+    }
+
+
+def _file_configs(path: Path, where: str) -> tuple[str, Configs]:
+    """The same of a single-file checkpoint, from the shapes of its tensors."""
+    from lora_diffusion.families import detect, ldm_configs, legacy
+
+    with legacy.opened(path, lambda _: None) as header:
+        arch = _supported(path, detect.checkpoint(header, path.with_suffix(".yaml")))
+        shapes = header.shapes()
+    clip, open_clip = ldm_configs.clip_config, ldm_configs.open_clip_config
+    configs: Configs = {UNET: ldm_configs.unet_config(shapes, arch, where)}
+    if arch == "sd15":
+        configs[TEXT_ENCODER] = clip(shapes, detect.SD1_TEXT_PREFIX, arch, where)
+    elif arch == "sd21":
+        prefix = detect.SD2_TEXT_PREFIX
+        configs[TEXT_ENCODER] = open_clip(shapes, prefix, arch, TEXT_ENCODER, where)
+    else:
+        prefix = detect.SDXL_TEXT_2_PREFIX
+        configs[TEXT_ENCODER] = clip(shapes, detect.SDXL_TEXT_PREFIX, arch, where)
+        configs[TEXT_ENCODER_2] = open_clip(shapes, prefix, arch, TEXT_ENCODER_2, where)
+    return arch, configs
+
+
+def _supported(path: Path, found: Found) -> str:
+    if found.arch not in ARCH_NAMES:
+        raise InputError(
+            f"{printable(path.name)}: is {found.describe()}. Give a base of SD 1.x, 2.x or SDXL."
+        )
+    return found.arch
 
 
 def _is_usual(path: str) -> bool:

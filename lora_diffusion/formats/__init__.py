@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 FORMATS = ("kohya", "diffusers", "peft", "lycoris")
 DTYPES = ("fp16", "bf16", "fp32")
 _SUFFIX = ".safetensors"
+_WITH_ALPHA_TENSORS = ("kohya", "lycoris")
 # What other dialects keep in the metadata about the tensors of their own file.
 _OF_THE_FILE = re.compile(rf"{CONFIG_KEY}|(unet|text_encoder)(:\d+:rank)?|<[^>]+>")
 
@@ -111,6 +112,7 @@ def save_adapter(
     format: str = "kohya",
     facts: TrainingFacts | None = None,
     embeddings: Mapping[str, Tensor] | None = None,
+    one_alpha: bool = False,
 ) -> tuple[str, ...]:
     """Write an adapter: beside `path`, flushed, checked, then renamed into place.
 
@@ -126,13 +128,16 @@ def save_adapter(
             file name and the layers.
         embeddings: tensors of textual-inversion embeddings to put beside the LoRA, as A1111 names
             them (`bundle_emb.NAME.…`); only in the kohya format.
+        one_alpha: give all layers of a model one alpha, with up scaled so that every delta stays:
+            diffusers reads no other files of kohya's right. Other formats have no need of it.
 
     Returns:
         One sentence for each thing that the file says otherwise than the adapter.
 
     Raises:
         InputError: nothing to save, NaN or infinity, numbers too large for `dtype`, what the
-            dialect cannot say, or an unknown `dtype`, `format`, arch or prediction.
+            dialect cannot say, `facts` of another arch, or an unknown `dtype`, `format`, arch or
+            prediction.
         OSError: the disk is full or not writable; `path` is as it was.
     """
     if format not in FORMATS:
@@ -143,14 +148,23 @@ def save_adapter(
         raise InputError(f"The {format} format cannot hold embeddings; kohya's can.")
     import torch
 
+    from lora_diffusion.formats.alphas import with_one_alpha, with_storable_alphas
     from lora_diffusion.formats.container import write_tensors
     from lora_diffusion.formats.encoding import encode
 
     torch_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     if not adapter.layers:
         raise InputError("The adapter has no layers, so there is nothing to save.")
+    if facts is not None and facts.arch != adapter.arch:
+        raise InputError(
+            f"The adapter is for {printable(adapter.arch)}, and the facts to save with it are of "
+            f"{printable(facts.arch)}. Give the facts of its own training."
+        )
     path = Path(path)
     _check_target(path, format, {key.part for key in adapter.layers})
+    if format in _WITH_ALPHA_TENSORS:
+        adapter = with_one_alpha(adapter) if one_alpha else adapter
+        adapter = with_storable_alphas(adapter, torch_dtype)
     encoded = encode(adapter, torch_dtype, format)
     metadata = _metadata(adapter, path, dtype, facts)
     if format != "peft":

@@ -44,7 +44,9 @@ def converted(
     assert err == ""
     found = json.loads(printed)
     assert isinstance(found, dict)
-    assert found.keys() == {"out", "format", "layers", "notes"}
+    assert found.keys() == {
+        "out", "format", "layers", "notes", "portable", "readers", "unread",
+    }  # fmt: skip
     return found
 
 
@@ -95,6 +97,38 @@ def test_the_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed, err = capsys.readouterr()
     assert printed.endswith("b.safetensors: 1 layers in the diffusers format, fp16.\n")
     assert err.startswith("note: alpha is folded")
+
+
+@pytest.mark.parametrize(
+    ("to", "readers"),
+    [("kohya", 5), ("peft", 0), ("diffusers", 1), ("lycoris", 1)],
+)
+def test_who_reads_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, readers: int
+) -> None:
+    start, out = tmp_path / "a.safetensors", tmp_path / ("b" if to == "peft" else "b.safetensors")
+    save_adapter(adapter(), start)
+    found = converted(start, out, to, capsys)
+    assert found["portable"] == (readers == 5)
+    assert (len(found["readers"]), len(found["unread"])) == (readers, 5 - readers)
+    assert main(["convert", str(start), str(out), "--to", to]) == 0
+    words = capsys.readouterr().err
+    assert ("is portable: diffusers, A1111/Forge" in words) == (readers == 5)
+    assert ("is not portable" in words) == (readers < 5)
+
+
+def test_one_alpha_is_for_diffusers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    layers = {LayerKey("unet", TO_K.path.replace("to_k", f"to_{x}")):
+              LoRAFactors(torch.ones(rank, 2048), torch.ones(8, rank), float(rank))
+              for x, rank in (("k", 4), ("v", 8))}  # fmt: skip
+    save_adapter(AdapterFile("sdxl", layers), start)
+    found = converted(start, out, "kohya", capsys)
+    assert list(found["unread"]) == ["diffusers"]
+    assert "one alpha, the most common" in found["unread"]["diffusers"]
+    assert converted(start, out, "kohya", capsys, "--one-alpha")["portable"]
+    for key, factors in load_adapter(out).layers.items():
+        torch.testing.assert_close(factors.delta(), layers[key].delta())
 
 
 def test_embeddings_travel_only_on_request(

@@ -13,7 +13,9 @@ from lora_diffusion.base_layers import true_size
 from lora_diffusion.consumers import CONSUMERS, Portability, Report, of_base, verify
 from lora_diffusion.formats.kohya_names import kohya_stem
 from lora_diffusion.keys import LayerKey
-from tests.consumers.files import dotted, kohya, saved, sdxl_name
+from tests.consumers.files import dotted, kohya, saved, sdxl_name, target_of
+from tests.families import other_models, sd15_models
+from tests.families.other_models import make_sd21, make_sdxl
 
 ALL = frozenset(CONSUMERS)
 PATCHERS = frozenset({"a1111-forge", "comfyui", "invokeai"})
@@ -280,3 +282,12 @@ def test_a_base_is_checked_layer_by_layer(tmp_path: Path, demo_base: Path) -> No
     stranger = verify(saved(tensors_of("sd15", USUAL), tmp_path / "y.safetensors"), base)
     assert len(stranger.misfits) == len(USUAL)
     assert stranger.readers == ()
+
+
+@pytest.mark.parametrize("arch", ["sd15", "sd21", "sdxl"])
+def test_a_base_in_one_file(tmp_path: Path, arch: str) -> None:
+    make = {"sd15": sd15_models.make_models, "sd21": make_sd21, "sdxl": make_sdxl}[arch]
+    tensors_in = sd15_models.ldm_tensors if arch == "sd15" else other_models.ldm_tensors
+    models = make()
+    path = sd15_models.save_checkpoint(tensors_in(models), tmp_path / "tiny.safetensors")
+    assert of_base(path).shapes == target_of(models, arch).shapes

@@ -127,8 +127,8 @@ def test_another_tools_metadata_is_only_filled_in(tmp_path: Path, adapter: Adapt
         ({"format": "legacy"}, "isn't written"),
         ({"embeddings": {"x": torch.ones(1)}, "format": "diffusers"}, "cannot hold embeddings"),
         ({"dtype": "int8"}, "isn't written"),
-        ({"facts": TrainingFacts(arch="sd9")}, "unknown"),
-        ({"facts": TrainingFacts(arch="sdxl", prediction="sample")}, "unknown"),
+        ({"facts": TrainingFacts(arch="sdxl")}, "is for sd15, and the facts"),
+        ({"facts": TrainingFacts(prediction="sample")}, "unknown"),
     ],
 )
 def test_save_refuses_unknown_settings(

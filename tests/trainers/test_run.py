@@ -64,6 +64,7 @@ def test_a_run_leaves_what_the_commands_page_says(whole):
     }  # fmt: skip
     assert str(folder / "mine.safetensors") in done.stdout
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("mine.safetensors is not portable: only diffusers") == 1
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.width > 600
 
@@ -73,6 +74,12 @@ def test_events_tell_the_whole_run(whole):
     events, _ = read_events(folder / "events.jsonl")
     kinds = [e.kind for e in events]
     assert kinds[-1] == "finished"
+    exports = [e.body for e in events if e.kind == "export"]
+    assert [e["final"] for e in exports] == [False, False, True]
+    for export in exports:  # InvokeAI knows bases by their true width, which the demo has not
+        assert not export["portable"]
+        assert export["readers"] == ["diffusers", "a1111-forge", "comfyui", "sd-scripts"]
+        assert "cannot tell the base" in export["unread"]["invokeai"]
     assert [e.body["step"] for e in events if e.kind == "step"] == list(range(1, STEPS + 1))
     assert [e.body["step"] for e in events if e.kind == "preview"] == [0, 3, STEPS]
     assert all(e.body["loss"] > 0 and e.body["grad_norm"] > 0 for e in events if e.kind == "step")

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_diffusion.consumers import Portability, verify
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats import DTYPES, FORMATS
 from trainers.cli.verb import Verb
+from trainers.cli.verify import say
 
 if TYPE_CHECKING:
     from lora_diffusion.adapter import AdapterFile
@@ -37,6 +39,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep textual-inversion embeddings that travel in the file (kohya only)",
     )
+    parser.add_argument(
+        "--one-alpha",
+        action="store_true",
+        help="kohya and lycoris: one alpha for all layers of a model and the same deltas, for "
+        "diffusers, which reads only such files right",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
@@ -52,30 +60,42 @@ def _run(arguments: argparse.Namespace) -> int:
         notes.append("The embeddings were left out; --keep-embeddings keeps them.")
     try:
         notes += save_adapter(
-            read.adapter, out, dtype=dtype, format=arguments.to, embeddings=embeddings
+            read.adapter,
+            out,
+            dtype=dtype,
+            format=arguments.to,
+            embeddings=embeddings,
+            one_alpha=arguments.one_alpha,
         )
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{printable(out.name)}: it cannot be written ({reason}).") from error
     layers = len(read.adapter.layers)
+    found = verify(out)
     if arguments.json:
-        print(json.dumps(_as_json(out, arguments.to, layers, notes), indent=2))
+        print(json.dumps(_as_json(out, arguments.to, layers, notes, found), indent=2))
         return 0
     for note in notes:
         print(f"note: {printable(note, 400)}", file=sys.stderr)
     print(f"{printable(out, 4_096)}: {layers} layers in the {arguments.to} format, {dtype}.")
+    say(found)
     return 0
 
 
 VERB = Verb("convert", "Write an adapter in another dialect.", _configure, _run)
 
 
-def _as_json(out: Path, format: str, layers: int, notes: list[str]) -> Mapping[str, object]:
+def _as_json(
+    out: Path, format: str, layers: int, notes: list[str], found: Portability
+) -> Mapping[str, object]:
     return {
         "out": printable(out, 4_096),
         "format": format,
         "layers": layers,
         "notes": [printable(note, 400) for note in notes],
+        "portable": found.portable,
+        "readers": list(found.readers),
+        "unread": {name: printable(why, 400) for name, why in found.unread.items()},
     }
 
 

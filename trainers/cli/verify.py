@@ -73,7 +73,7 @@ def as_json(found: Portability) -> dict[str, Any]:
 
 def say(found: Portability) -> None:
     """The short form, for standard error after a file was written."""
-    print(f"{printable(found.path.name)} is {printable(found.line, 2_000)}.", file=sys.stderr)
+    print(f"{printable(found.path.name)} is {printable(found.line, 2_000)}", file=sys.stderr)
 
 
 def _print(found: Portability) -> None:
