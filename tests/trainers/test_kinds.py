@@ -22,6 +22,7 @@ from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, devices, setup
+from trainers.data import doctor
 from trainers.data.dataset import Dataset, encode_dataset
 from trainers.data.order import Order
 from trainers.data.scan import Picture
@@ -75,7 +76,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def dataset(base) -> Dataset:
-    pictures = setup.find_instances(build_spec([SETTINGS]).data)[:4]
+    pictures = doctor.diagnose(build_spec([SETTINGS]).data).pictures[:4]
     return encode_dataset(base, pictures, [], base.native_size_px, lambda *_: None)
 
 
