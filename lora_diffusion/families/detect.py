@@ -60,6 +60,8 @@ _EDM_MARKERS = ("edm_mean", "edm_vpred.sigma_max")
 _V_MARKER = "v_pred"
 _ZERO_SNR_MARKER = "ztsnr"
 _ZERO_SNR_METADATA = "ss_zero_terminal_snr"
+# modelspec's own key, and the one that ComfyUI writes.
+_PREDICTION_METADATA = ("modelspec.prediction_type", "modelspec.predict_key")
 _YAML = re.compile(r"""^\s*parameterization:\s*["']?(v|eps)["']?\s*(?:#.*)?$""", re.MULTILINE)
 # What metadata and sidecars call the two predictions.
 _SPELLINGS: Mapping[str, str] = {
@@ -216,9 +218,9 @@ def checkpoint(header: Header, sidecar: Path | None = None) -> Found:
 
 def _stated(header: Header, sidecar: Path) -> str:
     """The prediction that metadata or the `.yaml` beside a checkpoint name; empty without one."""
-    stated = header.metadata.get("modelspec.prediction_type", "").lower()
-    if stated:
-        return _SPELLINGS.get(stated, stated)
+    for key in _PREDICTION_METADATA:
+        if stated := header.metadata.get(key, "").lower():
+            return _SPELLINGS.get(stated, stated)
     architecture = header.metadata.get("modelspec.architecture", "")
     if architecture.startswith(_V_ARCHITECTURE):
         return "v_prediction"

@@ -11,11 +11,17 @@ from typing import Any
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import detect
 from lora_diffusion.families.detect import MODEL_INDEX
-from lora_diffusion.families.layout import SDXL_STEMS, STEMS, VARIANTS, check_complete
+from lora_diffusion.families.layout import (
+    PICKLE_ENDINGS,
+    SDXL_STEMS,
+    STEMS,
+    VARIANTS,
+    check_complete,
+)
 from lora_diffusion.keys import TEXT_ENCODER_2
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".json", ".gguf")
+_FILE_SUFFIXES = (".safetensors", *PICKLE_ENDINGS, ".json", ".gguf")
 _TIMEOUT_S = 10
 # The small files, wherever they are needed: configurations and the tokenizer.
 _SMALL = re.compile(
@@ -179,7 +185,8 @@ def _cached_folder(repo: str) -> Path | None:
 
 
 def _no_folder(repo: str, names: list[str]) -> str:
-    checkpoints = [n for n in names if n.endswith(".safetensors") and "/" not in n]
+    tops = [n for n in names if "/" not in n]
+    checkpoints = [n for end in (".safetensors", ".ckpt") for n in tops if n.endswith(end)]
     cause = f"{repo}: has no {MODEL_INDEX}, so it is not a model in diffusers layout."
     if not checkpoints:
         return f"{cause} Choose another model."

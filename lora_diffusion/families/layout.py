@@ -21,7 +21,7 @@ STEMS: Mapping[str, str] = {
 SDXL_STEMS: Mapping[str, str] = {**STEMS, TEXT_ENCODER_2: "model"}
 # Full precision first; a variant is taken where there is nothing else.
 VARIANTS = (None, "fp16", "bf16")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 TOKENIZER_FAST, TOKENIZER_VOCAB, TOKENIZER_MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
 
@@ -104,7 +104,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _refuse_pickles(part: Path, where: str) -> None:
-    found = sorted(f.name for f in part.glob("*") if f.suffix.lower() in _PICKLES)
+    found = sorted(f.name for f in part.glob("*") if f.suffix.lower() in PICKLE_ENDINGS)
     if found:
         raise InputError(
             f"{where}: the weights {printable(part.name)}/{printable(found[0])} are a Python "
@@ -132,7 +132,7 @@ def refuse_if_no_model(path: Path, where: str) -> None:
     elif checkpoints:
         shown = ", ".join(printable(name, 60) for name in checkpoints[:3])
         fix = f"It holds {shown}; give the path of that file if it is a base model."
-    elif any(f.suffix.lower() in _PICKLES for f in path.glob("*")):
+    elif any(f.suffix.lower() in PICKLE_ENDINGS for f in path.glob("*")):
         fix = "It holds pickled weights, which are refused; get the .safetensors version."
     else:
         fix = "Give the folder that holds unet, vae and text_encoder."

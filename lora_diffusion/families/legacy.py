@@ -19,11 +19,10 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import unpickle
-from lora_diffusion.families.layout import AGAIN
+from lora_diffusion.families.layout import AGAIN, PICKLE_ENDINGS
 from lora_diffusion.families.request import Progress
 from lora_diffusion.formats.header import Header, read_header
 
-PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 _SAFER = "Get the .safetensors version."
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80\x02"  # torch before 1.6: several pickles in a row

@@ -60,7 +60,8 @@ def load_base(
             one inside.
         arch: what the base has to be; auto takes what it is.
         prediction: what the UNet puts out, for a base that does not say; auto reads it from the
-            base. Checkpoints of SD2.x that do not say are measured, others count as epsilon.
+            base. Checkpoints of SD2.x that do not say are measured, others count as epsilon, with
+            a word of doubt where the measurement disagrees.
         zero_snr: whether the noise schedule ends without signal (Lin et al., arXiv:2305.08891);
             None reads it from the base, whose silence means no.
         clip_skip: text-encoder layer counted from the last, from 1.

@@ -58,15 +58,13 @@ def load(request: Request, header: Header) -> DiffusionBase:
     shapes, arch = header.shapes(), request.found.arch
     _require_parts(request.where, shapes, arch)
     stated = request.stated_prediction()
-    if stated is None and arch != "sd21":
-        stated = "epsilon"
-    if stated is not None:
-        request.on_progress(request.line(stated))
+    if stated is not None or arch != "sd21":
+        request.on_progress(request.line(stated or "epsilon"))
     if any(name.startswith(EMA_PREFIX) for name in shapes):
         request.on_progress("The file also holds averaged (EMA) weights, which are left out")
     request.on_progress(f"Loading the UNet ({weights.gigabytes([request.path])} file)")
     unet = _unet(request, header)
-    prediction = stated or _measured(request, unet)
+    prediction = stated or (_measured(request, unet) if arch == "sd21" else _assumed(request, unet))
     if arch == "sd21" and prediction == "v_prediction":
         unet.register_to_config(sample_size=ldm_configs.SD2_V_SAMPLE_SIZE)
     texts = _TEXTS[arch]
@@ -92,6 +90,17 @@ def _measured(request: Request, unet: nn.Module) -> Prediction:
         "told from the UNet's answer to noise; if it is wrong, set model.prediction"
     )
     return prediction
+
+
+def _assumed(request: Request, unet: nn.Module) -> Prediction:
+    """Epsilon, which nearly all SD1.x and SDXL files that say nothing are; a doubt is told."""
+    if measure.prediction_of(unet) != "epsilon":
+        request.on_progress(
+            "The file does not say what it predicts, which counts as epsilon, but the UNet's "
+            "answer to noise is like v-prediction: if that is what the base was trained for, set "
+            "model.prediction to v_prediction"
+        )
+    return "epsilon"
 
 
 def _require_parts(where: str, shapes: Shapes, arch: str) -> None:

@@ -124,6 +124,7 @@ def test_a_text_encoder_without_its_upper_level(
         ("v_pred", {}, None, "v_prediction"),
         (None, {"modelspec.prediction_type": "v"}, None, "v_prediction"),
         (None, {"modelspec.prediction_type": "epsilon"}, None, "epsilon"),
+        (None, {"modelspec.predict_key": "v"}, None, "v_prediction"),
         (None, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, None, "v_prediction"),
         (None, {"modelspec.architecture": "stable-diffusion-v2-512"}, None, "epsilon"),
         (None, {}, 'model:\n  params:\n    parameterization: "v"\n', "v_prediction"),

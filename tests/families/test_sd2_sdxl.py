@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,31 @@ def test_sdxl_that_says_nothing_is_epsilon(opened: Any) -> None:
     base, said = lines_of("sdxl", opened)
     assert said.startswith("SDXL, epsilon\n")
     assert base.prediction == "epsilon"
+    assert "like v-prediction" in said  # random weights don't give noise back
+    for stated in ("epsilon", "v_prediction"):
+        assert "like v-prediction" not in lines_of("sdxl", opened, prediction=stated)[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_sdxl_unet_that_gives_noise_back_predicts_it(
+    xl: DiffusionBase, dtype: torch.dtype
+) -> None:
+    unet: Any = copy.deepcopy(xl.unet).to(dtype)
+    assert prediction_of(unet) == "v_prediction"
+    last, width = unet.up_blocks[-1].resnets[-1], unet.conv_in.out_channels
+    with torch.no_grad():
+        for layer in (unet.conv_in, last.conv2, last.conv_shortcut, unet.conv_out):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for channel in range(width):  # the last block hands on what left the first convolution
+            last.conv_shortcut.weight[channel, width + channel] = 1.0
+        for channel in range(4):  # x and -x, because silu(x) - silu(-x) = x
+            for place, sign in ((channel, 1.0), (channel + 4, -1.0)):
+                unet.conv_in.weight[place, channel, 1, 1] = sign
+                unet.conv_out.weight[channel, place, 1, 1] = sign
+        unet.conv_norm_out.weight.fill_(1.0)
+        unet.conv_norm_out.bias.zero_()
+    assert prediction_of(unet) == "epsilon"
 
 
 def test_sd2_that_says_nothing_is_measured_and_told(opened: Any) -> None:
