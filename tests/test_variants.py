@@ -11,6 +11,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from peft.tuners.lokr.layer import factorization
 from torch import Tensor, nn
 
+from lora_diffusion import algebra
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
 from lora_diffusion.factors import LoKrFactors, LoRAFactors
@@ -101,6 +102,39 @@ def test_dora_is_the_papers_formula(make, axis):
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
     wanted = [adapter.down, adapter.up, adapter.magnitude, x]
     assert_all_close(gradients(y, wanted), gradients(expected, wanted))
+
+
+@pytest.mark.parametrize("axis", ["in", "out"])
+@pytest.mark.parametrize("shape", [(700, 500), (90, 70, 3, 3), (3, 5, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_without_the_dense_weight(axis, shape, dtype):
+    torch.manual_seed(5)
+    weight = torch.randn(shape).to(dtype)
+    down = torch.randn(4, *shape[1:])
+    up = torch.randn(shape[0], 4, *(1 for _ in shape[2:]))
+    dense = algebra.channel_norms(weight.float() + 0.7 * algebra.low_rank_product(down, up), axis)
+    found = algebra.updated_norms(weight, down, up, 0.7, axis)
+    torch.testing.assert_close(found, dense, rtol=2e-6, atol=0)
+    kept = 1 if axis == "in" else 0
+    over = [dim for dim in range(len(shape)) if dim != kept]
+    own = torch.linalg.vector_norm(weight.double(), dim=over, keepdim=True).float()
+    torch.testing.assert_close(algebra.channel_norms(weight, axis), own, rtol=1e-6, atol=0)
+    start = algebra.updated_norms(weight, down, torch.zeros_like(up), 0.7, axis)
+    assert torch.equal(start, algebra.channel_norms(weight, axis))
+
+
+@pytest.mark.parametrize("name", ["down", "up", "magnitude"])
+def test_dora_follows_every_change_of_its_numbers(name):
+    """Also one that leaves no trace in the tensor's version, as some optimizers' do."""
+    base, x = linear()
+    adapter = filled(DoRA(base, KEY, RANK, ALPHA)).eval()
+    with torch.no_grad():
+        before = adapter(x, base.weight)
+        assert torch.equal(adapter(x, base.weight), before)
+        adapter.get_parameter(name).data.mul_(1.5)
+        after = adapter(x, base.weight)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, F.linear(x, adapter.delta(base.weight)))
 
 
 @LAYERS

@@ -56,7 +56,7 @@ class DoRA(LoRA):
 
     @torch.no_grad()
     def _start(self, weight: Tensor) -> None:
-        self.magnitude.copy_(algebra.channel_norms(weight.to(self.magnitude.dtype), self.axis))
+        self.magnitude.copy_(algebra.channel_norms(weight, self.axis))
 
     def told(self, of: Callable[[Tensor], Tensor]) -> DoRAFactors:
         return DoRAFactors(of(self.down), of(self.up), self.alpha, of(self.magnitude), self.axis)
@@ -81,8 +81,7 @@ class DoRA(LoRA):
     def _ratio(self, weight: Tensor) -> Tensor:
         """g = m / norm(V) in fp32, shaped to scale channels of activations."""
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            low_rank = algebra.delta(self.down, self.up, self.alpha)
-            norms = algebra.channel_norms(weight.to(low_rank.dtype) + low_rank, self.axis)
+            norms = algebra.updated_norms(weight, self.down, self.up, self.scale, self.axis)
         ratio = algebra.magnitude_ratio(self.magnitude, norms)
         return ratio.reshape(-1, *(1 for _ in self.down.shape[2:]))
 
