@@ -17,6 +17,7 @@ from lora_diffusion.formats import TrainingFacts, save_adapter
 from lora_diffusion.formats.hash import file_hashes
 from lora_diffusion.formats.metadata import kind_arguments, public_name, thumbnail_data_url
 from lora_diffusion.injection import AdapterHandle
+from trainers.data.buckets import BucketCount
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
 from trainers.lr_schedule import warmup_steps
@@ -31,7 +32,8 @@ class Exporter:
     Attributes:
         base_hash: sha256 of the base's weights file; empty if it could not be read.
         started: when the run began (Unix time, seconds).
-        epochs_at: whole passes over the pictures by a number of steps.
+        buckets: into which the pictures fall.
+        steps_per_epoch: steps in which each picture is seen as often as it repeats.
     """
 
     spec: JobSpec
@@ -41,6 +43,7 @@ class Exporter:
     class_pictures: int
     precision: str
     resolution_px: int
+    buckets: Sequence[BucketCount]
     started: float
     steps_per_epoch: float
 
@@ -96,6 +99,9 @@ class Exporter:
             width_px=self.resolution_px,
             height_px=self.resolution_px,
             clip_skip=spec.model.clip_skip,
+            buckets={f"{b.size_px[1]}x{b.size_px[0]}": b.visits for b in self.buckets}
+            if spec.data.buckets
+            else {},
             pictures=len(self.pictures),
             class_pictures=self.class_pictures or None,
             tag_counts={folder: dict(words)},

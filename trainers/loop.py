@@ -17,14 +17,21 @@ from torch import Tensor
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.injection import AdapterHandle
-from lora_diffusion.randomness import normal, uniform
+from lora_diffusion.randomness import normal
 from trainers.averaging import ShownWeights
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.devices import peak_bytes
 from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
 from trainers.lr_schedule import lr_factor
-from trainers.objective import batch_loss, check, errors, picture_losses, picture_weights
+from trainers.objective import (
+    batch_loss,
+    check,
+    errors,
+    mask_weights,
+    picture_losses,
+    picture_weights,
+)
 from trainers.optim import limit_norms, set_lr, shown_lr
 from trainers.spec import JobSpec
 
@@ -43,6 +50,9 @@ class Batch:
         captions: one each.
         sizes: of the pictures before cropping, one each.
         is_class: whether a picture is there for prior preservation, `[b]`.
+        weight: of each picture in the loss, `[b]`.
+        mask: of each place in the loss, in [0, 1], `[b, 1, h/f, w/f]`; None counts all alike.
+        share: of a full batch; less for what is left of a bucket.
     """
 
     latents: Tensor
@@ -52,6 +62,9 @@ class Batch:
     captions: Sequence[str]
     sizes: Sequence[PictureSize]
     is_class: Tensor
+    weight: Tensor
+    mask: Tensor | None
+    share: float
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class Trainer:
             with self.accelerator.accumulate(self.base.unet), self.accelerator.autocast():
                 loss = self.loss(batch)
                 losses.append(loss.item())
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss * batch.share)
                 if self.accelerator.sync_gradients:
                     grad_norm = self._update(step, all(map(_finite, losses)))
         return StepResult(
@@ -132,34 +145,32 @@ class Trainer:
         )
 
     def batch(self, micro: int) -> Batch:
-        """The `micro`-th batch of the run (from 0)."""
+        """The `micro`-th batch of the run (from 0), its pictures all of one size."""
         spec = self.spec
-        size = spec.schedule.batch_size
         seed = spec.schedule.seed
+        visits = self.order.batch(micro)
+        shown = self.dataset.show(visits)
         latents, noises, input_noises, timesteps = [], [], [], []
-        captions, sizes, kinds = [], [], []
-        for place in range(micro * size, (micro + 1) * size):
-            is_class, index = self.order.at(place)
-            moments = self.dataset.latent(is_class, index)
+        for place, moments in ((v.place, s.moments) for v, s in zip(visits, shown, strict=True)):
             latent = moments.sample(normal(tuple(moments.mean.shape), "latent", seed, place))
             latents.append(self.base.scale_latents(latent))
             noise = draw_noise(spec.objective, tuple(latent.shape[1:]), seed, place)
             noises.append(noise)
             input_noises.append(draw_input_noise(spec.objective, noise, seed, place))
             timesteps.append(draw_timestep(spec.objective, seed, place, len(self.schedule)))
-            dropped = uniform("caption dropout", seed, place) < spec.data.caption_dropout
-            captions.append("" if dropped else self.dataset.picture(is_class, index).caption)
-            sizes.append(self.dataset.size(is_class, index))
-            kinds.append(is_class)
         device = self.base.device
+        masks = [s.mask for s in shown if s.mask is not None]
         return Batch(
             latents=torch.cat(latents).to(device),
             noise=torch.stack(noises).to(device),
             input_noise=torch.stack(input_noises).to(device),
             timesteps=torch.tensor(timesteps, device=device),
-            captions=captions,
-            sizes=sizes,
-            is_class=torch.tensor(kinds, device=device),
+            captions=[s.caption for s in shown],
+            sizes=[s.size for s in shown],
+            is_class=torch.tensor([v.is_class for v in visits], device=device),
+            weight=torch.tensor([s.weight for s in shown], device=device),
+            mask=torch.stack(masks).to(device).float() / 255 if masks else None,
+            share=len(visits) / spec.schedule.batch_size,
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -171,8 +182,11 @@ class Trainer:
         snr = self.schedule.snr(batch.timesteps)
         shares = batch.timesteps / len(self.schedule)
         off = errors(self.spec.objective, prediction, target, shares, snr)
+        shown = None
+        if batch.mask is not None:
+            shown = mask_weights(batch.mask, self.spec.data.unmasked_weight)
         weights = picture_weights(self.spec.objective, batch.is_class, snr, self.base.prediction)
-        return batch_loss(picture_losses(off), weights)
+        return batch_loss(picture_losses(off, shown), weights * batch.weight)
 
     def _prompts(self, captions: Sequence[str]) -> Conditioning:
         if self.cached_prompts is None:

@@ -76,6 +76,19 @@ def picture_losses(errors: Tensor, pixel_weights: Tensor | None = None) -> Tenso
     return errors.mean(dim=(1, 2, 3))
 
 
+def mask_weights(mask: Tensor, floor: float) -> Tensor:
+    """Pixel weights w / mean(w) of each picture, w = floor + (1 - floor) mask, `[b, 1, h, w]`.
+
+    With them a picture's loss is sum(w e) / (c sum(w)): the mean over the mask's area, so that a
+    small subject weighs as much as a large one. Where a mask shows nothing at all they are 0.
+
+    mask: `[b, 1, h, w]` in [0, 1]; floor: weight of what it leaves out.
+    """
+    weights = floor + (1 - floor) * mask
+    area = weights.mean(dim=(1, 2, 3), keepdim=True)
+    return weights / area.clamp(min=torch.finfo(area.dtype).tiny)
+
+
 def picture_weights(
     spec: ObjectiveSpec, is_class: Tensor, snr: Tensor, predicts: Prediction
 ) -> Tensor:

@@ -165,7 +165,7 @@ class Outputs:
         every = self.spec.save.every_epochs
         if every is None:
             return False
-        per_step = self.spec.schedule.batch_size * self.spec.schedule.accumulate
+        per_step = self.spec.schedule.accumulate
         now, before = (self.order.epoch_of(steps * per_step) for steps in (done, done - 1))
         return now // every > before // every
 

@@ -14,8 +14,7 @@ from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import write_text
 from trainers import checkpoint, devices, jobs, resume, setup
-from trainers.data.dataset import encode_dataset
-from trainers.data.order import Order
+from trainers.data import buckets, prepare
 from trainers.events import EventLog
 from trainers.export import Exporter, base_weights_hash
 from trainers.jobs import RunDir
@@ -108,11 +107,11 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
     classes += setup.find_classes(base, spec, side_px, run_dir, teller)
-    dataset = encode_dataset(
-        base, instances, classes, side_px, teller.counter("encode", "encoding pictures")
-    )
-    base.free_vae_encoder()
+    dataset = prepare.make_dataset(base, spec, instances, classes)
     start.check_dataset(dataset.fingerprint)
+    dataset.fill(teller.counter("encode", "encoding pictures"))
+    if spec.data.cache != "off":
+        base.free_vae_encoder()
 
     # The adapter, and what trains it
     setup.place_unet(base, placement)
@@ -127,7 +126,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         prompts = preview_prompts(spec, instances)
         previewer = Previewer(base, spec, prompts, side_px, run_dir.previews)
     prompt_cache = setup.cache_prompts(base, handle, dataset, previewer)
-    order = Order(len(instances), len(classes), spec.data.class_fraction, spec.schedule.seed)
+    order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
     trainer = Trainer(
         spec, total, base, handle, dataset, order, accelerator, optimizer, prompt_cache
@@ -143,9 +142,10 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         precision=placement.precision,
         resolution_px=side_px,
         started=started,
-        steps_per_epoch=order.steps_in_epochs(
-            1, spec.schedule.batch_size * spec.schedule.accumulate
+        buckets=buckets.count(
+            [sample.fit for sample in dataset.instances], [p.repeats for p in instances]
         ),
+        steps_per_epoch=order.batches_in_epochs(1) / spec.schedule.accumulate,
     )
     outputs = Outputs(
         spec, run_dir, teller, stop, base, handle, optimizer, trainer.shown,

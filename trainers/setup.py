@@ -211,7 +211,7 @@ def cache_prompts(
     """Every caption encoded once and the text encoder freed; None where it is being trained."""
     if any(key.part != UNET for key in handle.layers):
         return None
-    captions = [*dataset.captions, ""]
+    captions = [*dataset.captions(), ""]
     chunks = max(base.prompt_chunks(caption) for caption in captions)
     with torch.no_grad():
         cached = {c: base.encode_prompts([c], chunks=chunks) for c in captions}
@@ -223,10 +223,10 @@ def cache_prompts(
 
 def total_steps(spec: JobSpec, order: Order) -> int:
     """`schedule.steps`, or as many as `schedule.epochs` takes."""
-    if spec.schedule.steps:
-        return spec.schedule.steps
-    per_step = spec.schedule.batch_size * spec.schedule.accumulate
-    return order.steps_in_epochs(spec.schedule.epochs or 1, per_step)
+    schedule = spec.schedule
+    if schedule.steps:
+        return schedule.steps
+    return -(-order.batches_in_epochs(schedule.epochs or 1) // schedule.accumulate)
 
 
 def _recompute_activations(base: DiffusionBase) -> None:

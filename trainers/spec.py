@@ -165,10 +165,90 @@ class DataSpec(Section):
         ge=32,
         le=4096,
         multiple_of=8,
-        description="Side of the square training crop (px); unset takes the base's own.",
+        description="Side (px) of the square that no training crop has more pixels than; unset "
+        "takes the base's own.",
+    )
+    buckets: bool = Field(
+        True,
+        description="Crop each picture to the proportions nearest to its own; off crops all to a "
+        "square.",
+    )
+    bucket_min_px: int | None = Field(
+        None, ge=8, le=8192, description="Shortest side of a crop; unset is half the resolution."
+    )
+    bucket_max_px: int | None = Field(
+        None, ge=8, le=8192, description="Longest side of a crop; unset is double the resolution."
+    )
+    bucket_step_px: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        multiple_of=8,
+        description="Sides of crops are multiples of this; unset takes what the UNet halves "
+        "evenly, such as 64 for SD and 32 for SDXL.",
+    )
+    upscale: bool = Field(
+        False, description="With buckets: enlarge pictures that are smaller than the resolution."
+    )
+    flip: float = Field(
+        0.0, ge=0, le=1, description="Chance that a picture is shown mirrored, left to right."
+    )
+    random_crop: bool = Field(
+        False, description="Crop anywhere in the picture rather than in its middle."
+    )
+    colour_jitter: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Brightness, contrast and saturation change by up to this share, each visit "
+        "anew.",
+    )
+    masked_loss: bool = Field(
+        False,
+        description="Learn only what a picture's mask shows white: its file in a subset's "
+        "mask_folder, or else the picture's alpha.",
+    )
+    unmasked_weight: float = Field(
+        0.0, ge=0, le=1, description="Weight in the loss of what the mask leaves out."
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="Share of steps in which a picture is shown with no caption."
+    )
+    caption_parts: Literal["tags", "sentences"] = Field(
+        "tags",
+        description="What shuffle_parts, keep_parts and part_dropout take a caption apart into: "
+        "tags between commas, or sentences.",
+    )
+    shuffle_parts: bool = Field(
+        False, description="Show the parts of a caption in a new order each visit."
+    )
+    keep_parts: int = Field(
+        0, ge=0, le=100, description="Parts at the beginning that are not moved and not dropped."
+    )
+    part_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Chance of each part of a caption to be left out; the trigger never is.",
+    )
+    wildcards: bool = Field(
+        False, description="In captions, draw one of {a|b}, and for __name__ a line of name.txt."
+    )
+    wildcard_folder: str | None = Field(None, description="Folder with those files.")
+    cache: Literal["memory", "disk", "off"] = Field(
+        "memory",
+        description="Where encoded pictures and captions are kept: memory; disk, which the next "
+        "run finds again; off encodes at each step.",
+    )
+    cache_folder: str | None = Field(
+        None, description="Folder of the disk cache; unset is ~/.cache/lora-diffusion."
+    )
+    cache_variants: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="How many versions of a picture or a caption are kept where crop, colours or "
+        "words change from visit to visit.",
     )
     class_prompts: tuple[str, ...] = Field(
         (),
@@ -186,6 +266,43 @@ class DataSpec(Section):
         lt=1,
         description="Share of each batch that is class pictures (DreamBooth's pairs are 0.5).",
     )
+
+    @model_validator(mode="after")
+    def _settings_belong_together(self) -> DataSpec:
+        needs = (
+            ("bucket_min_px", self.bucket_min_px, "data.buckets", self.buckets),
+            ("bucket_max_px", self.bucket_max_px, "data.buckets", self.buckets),
+            ("bucket_step_px", self.bucket_step_px, "data.buckets", self.buckets),
+            ("upscale", self.upscale, "data.buckets", self.buckets),
+            ("unmasked_weight", self.unmasked_weight, "data.masked_loss", self.masked_loss),
+            (
+                "keep_parts",
+                self.keep_parts,
+                "data.shuffle_parts or data.part_dropout",
+                self.shuffle_parts or self.part_dropout,
+            ),
+            ("wildcard_folder", self.wildcard_folder, "data.wildcards", self.wildcards),
+            ("cache_folder", self.cache_folder, "data.cache disk", self.cache == "disk"),
+            (
+                "subsets' mask_folder",
+                any(subset.mask_folder for subset in self.subsets),
+                "data.masked_loss",
+                self.masked_loss,
+            ),
+        )
+        for name, value, other, is_there in needs:
+            if value and not is_there:
+                raise ValueError(f"data.{name} needs {other}: set that too, or leave this out")
+        for name, changes in (
+            ("random_crop", self.random_crop),
+            ("colour_jitter", self.colour_jitter),
+        ):
+            if changes and self.cache != "off" and self.cache_variants == 1:
+                raise ValueError(
+                    f"data.{name} and data.cache_variants = 1 do not go together: the one cached "
+                    "version never changes. Raise data.cache_variants, or set data.cache to off"
+                )
+        return self
 
     @model_validator(mode="after")
     def _class_needs_prompts(self) -> DataSpec:
@@ -621,6 +738,12 @@ class JobSpec(Section):
     preview: PreviewSpec = Field(default_factory=PreviewSpec, description="Previews")
     save: SaveSpec = Field(default_factory=SaveSpec, description="Saving")
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is trained, so that prompts change and can't be kept encoded."""
+        rates = (self.optim.lr_text, self.optim.lr_text_2 or 0)
+        return self.adapter.text_targets != "none" and max(rates) > 0
+
     @model_validator(mode="after")
     def _max_norm_is_of_low_rank_updates(self) -> JobSpec:
         if self.optim.max_norm is not None and self.adapter.kind not in ("lora", "rslora"):
@@ -637,6 +760,20 @@ class JobSpec(Section):
                 f"optim.lora_plus_ratio is for adapter.kind {' or '.join(_HAS_B)} only, which "
                 f"have a B: {self.adapter.kind} has none. Unset it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _cached_captions_change(self) -> JobSpec:
+        data = self.data
+        if self.trains_text or data.cache == "off" or data.cache_variants > 1:
+            return self
+        for name in ("shuffle_parts", "part_dropout", "wildcards"):
+            if getattr(data, name):
+                raise ValueError(
+                    f"data.{name} and data.cache_variants = 1 do not go together: the one cached "
+                    "version never changes. Raise data.cache_variants, set data.cache to off, or "
+                    "train the text encoder (optim.lr_text)"
+                )
         return self
 
 

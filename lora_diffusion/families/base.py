@@ -109,6 +109,7 @@ class DiffusionBase(ABC):
     scheduler_config: dict[str, Any]
     latent_factor: int  # pixels per latent, along one side
     native_size_px: int  # the side it was trained to draw
+    size_step_px: int  # sides of pictures that the UNet halves evenly are multiples of it
 
     @property
     def unet(self) -> nn.Module:

@@ -54,6 +54,7 @@ class LatentUNet(DiffusionBase):
         self.clip_skip = clip_skip
         self.latent_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.native_size_px = self._sample_size(unet) * self.latent_factor
+        self.size_step_px = self.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
         for model in (*self.parts.values(), vae):
             model.eval().requires_grad_(False)
 

@@ -49,6 +49,8 @@ class TrainingFacts:
         optimizer, schedule: their names. `warmup_steps`: of the schedule.
         min_snr_gamma, network_dropout, gradient_checkpointing: as in the run's settings.
         width_px, height_px: training resolution.
+        buckets: size of a crop as `WIDTHxHEIGHT` -> pictures times repeats; none where all are
+            squares.
         clip_skip: text-encoder layer used, counted from the last (1).
         pictures, class_pictures: how many of each.
         folders: data folder -> number of pictures, where there are several.
@@ -87,6 +89,7 @@ class TrainingFacts:
     gradient_checkpointing: bool | None = None
     width_px: int | None = None
     height_px: int | None = None
+    buckets: Mapping[str, int] = field(default_factory=dict)
     clip_skip: int = 1
     pictures: int | None = None
     class_pictures: int | None = None
@@ -271,6 +274,8 @@ def _ss(facts: TrainingFacts, arch: _Arch) -> dict[str, str]:
     }
     if facts.width_px and facts.height_px:
         values["ss_resolution"] = f"({facts.width_px}, {facts.height_px})"
+    if facts.buckets:
+        values |= {"ss_enable_bucket": True, "ss_bucket_info": _json(_bucket_info(facts))}
     values |= _ss_data(facts)
     return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
@@ -311,8 +316,19 @@ def _ss_data(facts: TrainingFacts) -> dict[str, str]:
         }
         if facts.width_px and facts.height_px:
             dataset["resolution"] = [facts.width_px, facts.height_px]
+        if facts.buckets:
+            dataset |= {"enable_bucket": True, "bucket_info": _bucket_info(facts)}
         found["ss_datasets"] = _json([dataset])
     return found
+
+
+def _bucket_info(facts: TrainingFacts) -> dict[str, object]:
+    """Source: kohya-ss/sd-scripts, `BaseDataset.make_buckets`."""
+    buckets = {
+        str(number): {"resolution": [int(side) for side in size.split("x")], "count": count}
+        for number, (size, count) in enumerate(facts.buckets.items())
+    }
+    return {"buckets": buckets}
 
 
 def _modelspec(facts: TrainingFacts, arch: _Arch) -> dict[str, str]:

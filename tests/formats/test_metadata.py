@@ -47,6 +47,7 @@ FACTS = TrainingFacts(
     gradient_checkpointing=True,
     width_px=512,
     height_px=640,
+    buckets={"512x512": 30, "448x576": 12},
     clip_skip=2,
     pictures=12,
     class_pictures=30,

@@ -15,8 +15,7 @@ from lora_diffusion.families.base import PictureSize
 from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
 from tests.trainers.conftest import Run
 from trainers import devices, setup
-from trainers.data.dataset import encode_dataset, square_size
-from trainers.data.order import Order
+from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.optim import make_optimizer
@@ -64,8 +63,9 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
     spec = build_spec([settings, changes])
     placement = devices.choose(spec.model)
     base = load_base(base_folder, dtype=placement.dtype)
-    instances = setup.find_instances(spec.data)
-    dataset = encode_dataset(base, instances, [], base.native_size_px, lambda *_: None)
+    instances = scan.find(spec.data)
+    dataset = prepare.make_dataset(base, spec, instances, [])
+    dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
     previewer = Previewer(base, spec, ("sks",), base.native_size_px, pictures)
     trainer = Trainer(
@@ -74,7 +74,7 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
         base,
         handle,
         dataset,
-        Order(len(instances), 0, 0.5, spec.schedule.seed),
+        prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         make_optimizer(spec.optim, handle),
         setup.cache_prompts(base, handle, dataset, previewer),
@@ -147,15 +147,43 @@ def test_cached_prompts_keep_their_pooled_embedding(bases: dict[str, Path], pict
         assert torch.equal(cached.pooled, encoded.pooled)  # type: ignore[arg-type]
 
 
-def test_a_batch_tells_where_its_pictures_come_from(bases: dict[str, Path], pictures: Path) -> None:
-    trainer = make_trainer(bases["sdxl"], pictures, optim={"lr_text": 0.0})
-    assert trainer.dataset.sizes == (
-        PictureSize((64, 96), (64, 64), (0, 16)),
-        PictureSize((80, 64), (64, 64), (8, 0)),
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"buckets": False},
+            {
+                PictureSize((64, 96), (64, 64), (0, 16)),
+                PictureSize((80, 64), (64, 64), (8, 0)),
+            },
+        ),
+        (
+            {"bucket_step_px": 16},
+            {
+                PictureSize((64, 96), (48, 80), (3, 0)),
+                PictureSize((80, 64), (64, 64), (8, 0)),
+            },
+        ),
+    ],
+)
+def test_a_batch_tells_where_its_pictures_come_from(
+    bases: dict[str, Path], pictures: Path, settings: dict[str, object], expected: set[PictureSize]
+) -> None:
+    trainer = make_trainer(
+        bases["sdxl"],
+        pictures,
+        optim={"lr_text": 0.0},
+        data={"folder": str(pictures), "trigger": "sks", **settings},
     )
-    seen = {size for micro in range(3) for size in trainer.batch(micro).sizes}
-    assert seen == set(trainer.dataset.sizes)
-    batch = trainer.batch(0)
+    batches = [trainer.batch(micro) for micro in range(3)]
+    assert {size for batch in batches for size in batch.sizes} == expected
+    for batch in batches:
+        sides = [
+            (h // trainer.base.latent_factor, w // trainer.base.latent_factor)
+            for h, w in (size.target_px for size in batch.sizes)
+        ]
+        assert {tuple(batch.latents.shape[2:])} == set(sides)
+    batch = batches[0]
     loss = trainer.loss(batch).item()
     other = [PictureSize((2000, 3000), (64, 64), (0, 900))] * len(batch.sizes)
     object.__setattr__(batch, "sizes", other)
@@ -180,18 +208,3 @@ def test_zero_terminal_snr_trains_at_its_last_timestep(pictures: Path, tmp_path:
     )
     object.__setattr__(batch, "timesteps", last)
     assert torch.isfinite(trainer.loss(batch))
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "side", "crop"),
-    [
-        (512, 512, 512, (0, 0)),
-        (600, 300, 1024, (512, 0)),
-        (300, 600, 150, (0, 75)),
-        (1000, 1333, 1024, (0, 170)),
-    ],
-)
-def test_the_crop_is_counted_in_the_scaled_picture(
-    height: int, width: int, side: int, crop: tuple[int, int]
-) -> None:
-    assert square_size(height, width, side) == PictureSize((height, width), (side, side), crop)

@@ -22,9 +22,8 @@ from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, devices, setup
-from trainers.data import doctor
-from trainers.data.dataset import Dataset, encode_dataset
-from trainers.data.order import Order
+from trainers.data import prepare, scan
+from trainers.data.dataset import Dataset
 from trainers.data.scan import Picture
 from trainers.export import Exporter
 from trainers.layering import build_spec
@@ -76,8 +75,10 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def dataset(base) -> Dataset:
-    pictures = doctor.diagnose(build_spec([SETTINGS]).data).pictures[:4]
-    return encode_dataset(base, pictures, [], base.native_size_px, lambda *_: None)
+    spec = build_spec([SETTINGS])
+    made = prepare.make_dataset(base, spec, scan.find(spec.data)[:4], [])
+    made.fill(lambda *_: None)
+    return made
 
 
 @dataclass
@@ -162,7 +163,7 @@ def make_trainer(
         base,
         handle,
         dataset,
-        Order(len(dataset.instances), 0, 0.5, spec.schedule.seed),
+        prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         optimizer,
         setup.cache_prompts(base, handle, dataset, None),
@@ -178,6 +179,7 @@ def export(made: Made, path: Path) -> Path:
         pictures=[Picture(Path("a.png"), ("a",))],
         class_pictures=0,
         precision="fp32",
+        buckets=[],
         resolution_px=64,
         started=time.time(),
         steps_per_epoch=7,

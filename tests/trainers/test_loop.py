@@ -10,8 +10,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.families import load_base
 from tests.conftest import state_bytes
 from trainers import devices, setup
-from trainers.data.dataset import encode_dataset
-from trainers.data.order import Order
+from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.optim import make_optimizer
@@ -19,7 +18,7 @@ from trainers.optim import make_optimizer
 SETTINGS = {
     "adapter": {"rank": 2, "neuron_dropout": 0.1},
     "optim": {"lr_unet": 1e-3, "lr_text": 1e-3, "lr_warmup_ratio": 0.0},
-    "data": {"folder": "bundled:demo_character", "trigger": "sks"},
+    "data": {"folder": "bundled:demo_character", "trigger": "sks", "buckets": False},
     "model": {"precision": "fp32", "device": "cpu"},
     "schedule": {"steps": 3, "batch_size": 4},
 }
@@ -29,8 +28,9 @@ def make_trainer(**changes) -> Trainer:
     spec = build_spec([SETTINGS, changes])
     placement = devices.choose(spec.model)
     base = load_base(bundled.resolve("bundled:demo_base"), dtype=placement.dtype)
-    instances = setup.find_instances(spec.data)
-    dataset = encode_dataset(base, instances, [], base.native_size_px, lambda *_: None)
+    instances = scan.find(spec.data)
+    dataset = prepare.make_dataset(base, spec, instances, [])
+    dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
     trainer = Trainer(
         spec,
@@ -38,7 +38,7 @@ def make_trainer(**changes) -> Trainer:
         base,
         handle,
         dataset,
-        Order(len(instances), 0, 0.5, spec.schedule.seed),
+        prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         make_optimizer(spec.optim, handle),
         setup.cache_prompts(base, handle, dataset, None),

@@ -19,6 +19,7 @@ from trainers.objective import (
     check,
     errors,
     huber_width,
+    mask_weights,
     picture_losses,
     picture_weights,
     timestep_weights,
@@ -287,3 +288,28 @@ def test_huber_takes_its_own_defaults():
     spec = build_spec([{"objective": {"kind": "huber"}}]).objective
     assert (spec.huber_width, spec.huber_schedule) == (0.1, "exponential")
     assert build_spec([tomllib.loads(to_toml(build_spec([{"objective": {"kind": "huber"}}])))])
+
+
+def test_the_masked_loss_is_the_mean_over_the_masks_area():
+    off = torch.rand(3, 4, 8, 6)
+    mask = torch.zeros(3, 1, 8, 6)
+    mask[0, :, :4], mask[1, :, 0, 0], mask[2] = 1, 0.5, 1
+    plain = picture_losses(off)
+    masked = picture_losses(off, mask_weights(mask, floor=0.0))
+    expected = torch.stack([off[0, :, :4].mean(), off[1, :, 0, 0].mean(), plain[2]])
+    torch.testing.assert_close(masked, expected)
+    torch.testing.assert_close(picture_losses(off, mask_weights(mask, floor=1.0)), plain)
+    weights = 0.25 + 0.75 * mask
+    floored = (off * weights).sum((1, 2, 3)) / (4 * weights.sum((1, 2, 3)))
+    torch.testing.assert_close(picture_losses(off, mask_weights(mask, floor=0.25)), floored)
+    nothing = picture_losses(off, mask_weights(torch.zeros_like(mask), floor=0.0))
+    assert torch.equal(nothing, torch.zeros(3))
+
+
+def test_what_the_mask_leaves_out_has_no_gradient():
+    prediction = torch.randn(1, 4, 8, 8, requires_grad=True)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :3] = 1
+    picture_losses(prediction.square(), mask_weights(mask, floor=0.0)).sum().backward()
+    assert prediction.grad[..., :3].abs().min() > 0
+    assert prediction.grad[..., 3:].abs().max() == 0
