@@ -209,6 +209,7 @@ def test_subsets_have_settings_of_their_own(tmp_path):
     make(tmp_path, "dogs/c.png")
     data = DataSpec(
         trigger="sks",
+        masked_loss=True,
         class_prompts=("a dog",),
         subsets=(
             SubsetSpec(
