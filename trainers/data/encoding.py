@@ -18,7 +18,7 @@ from trainers.data import augment, masks
 from trainers.data.augment import Look
 from trainers.data.buckets import Fit
 from trainers.data.cache import Record
-from trainers.data.decode import load_rgb
+from trainers.data.decode import MAX_MEGAPIXELS, load_rgb
 from trainers.data.scan import Picture
 
 _BATCH = 4
@@ -67,12 +67,21 @@ class PictureEncoder:
 
     Args:
         masked: whether masks are used.
+        max_megapixels: larger pictures are refused.
         threads: that decode and scale ahead of the VAE.
     """
 
-    def __init__(self, base: DiffusionBase, *, masked: bool, threads: int = _THREADS) -> None:
+    def __init__(
+        self,
+        base: DiffusionBase,
+        *,
+        masked: bool,
+        max_megapixels: int = MAX_MEGAPIXELS,
+        threads: int = _THREADS,
+    ) -> None:
         self.base = base
         self.masked = masked
+        self.max_megapixels = max_megapixels
         self.threads = threads
 
     def __call__(self, jobs: Sequence[Job]) -> list[Record]:
@@ -103,7 +112,8 @@ class PictureEncoder:
 
     def _load(self, job: Job) -> Pixels | InputError:
         try:
-            return load(job, self.base.latent_factor if self.masked else None)
+            factor = self.base.latent_factor if self.masked else None
+            return load(job, factor, self.max_megapixels)
         except InputError as error:
             return error
 
@@ -124,7 +134,7 @@ class PictureEncoder:
         return records
 
 
-def load(job: Job, factor: int | None) -> Pixels:
+def load(job: Job, factor: int | None, max_megapixels: int = MAX_MEGAPIXELS) -> Pixels:
     """Decode a picture and look at it.
 
     Args:
@@ -134,10 +144,10 @@ def load(job: Job, factor: int | None) -> Pixels:
         InputError: the picture or its mask can't be decoded.
     """
     picture, fit = job.sample.picture, job.sample.fit
-    colours = augment.to_pixels(augment.apply(load_rgb(picture.path), job.look))
+    colours = augment.to_pixels(augment.apply(load_rgb(picture.path, max_megapixels), job.look))
     if factor is None:
         return Pixels(colours, None)
-    mask = masks.read_mask(picture.path, picture.mask)
+    mask = masks.read_mask(picture.path, picture.mask, max_megapixels)
     return Pixels(colours, masks.apply(mask, fit.source_px, job.look, factor))
 
 

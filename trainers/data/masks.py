@@ -11,10 +11,13 @@ from torch import Tensor
 
 from lora_diffusion.errors import InputError, printable
 from trainers.data.augment import Look
+from trainers.data.decode import MAX_MEGAPIXELS, open_header, unreadable
 from trainers.data.source import Source
 
 
-def read_mask(picture: Source, mask: Path | None) -> Image.Image | None:
+def read_mask(
+    picture: Source, mask: Path | None, max_megapixels: int = MAX_MEGAPIXELS
+) -> Image.Image | None:
     """The mask of `picture` as 8-bit grey, upright: white is looked at, black is not.
 
     Args:
@@ -24,23 +27,19 @@ def read_mask(picture: Source, mask: Path | None) -> Image.Image | None:
         None where there is neither, and the whole picture counts.
 
     Raises:
-        InputError: a file can't be decoded, or is black all over.
+        InputError: a file can't be decoded, is over `max_megapixels`, or is black all over.
     """
     path: Source = mask or picture
     try:
-        with path.open("rb") as file, Image.open(file) as opened:
+        with path.open("rb") as file, open_header(file, max_megapixels) as opened:
+            if mask is None and not opened.has_transparency_data:
+                return None
             upright = ImageOps.exif_transpose(opened)
-            if mask is None:
-                if not upright.has_transparency_data:
-                    return None
-                grey = upright.convert("RGBA").getchannel("A")
-            else:
-                grey = upright.convert("L")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"{printable(path)}: the mask can't be decoded ({printable(error, 80)}). Replace it or "
-            "take it away."
-        ) from None
+            grey = upright.convert("L") if mask else upright.convert("RGBA").getchannel("A")
+    except InputError as error:
+        raise InputError(f"{printable(path)}: the mask {error}") from None
+    except OSError as error:
+        raise InputError(f"{printable(path)}: the mask {unreadable(error)}") from None
     if grey.getextrema()[1] == 0:
         raise InputError(
             f"{printable(path)}: the mask is black all over, so nothing of the picture would be "

@@ -31,7 +31,7 @@ def make_dataset(
         place_in_buckets(instances, rules, masked=data.masked_loss),
         place_in_buckets(classes, rules, masked=data.masked_loss),
         visit_rules(spec),
-        PictureEncoder(base, masked=data.masked_loss),
+        PictureEncoder(base, masked=data.masked_loss, max_megapixels=data.max_megapixels),
         None if data.cache == "off" else MemoryStore[Job](),
     )
 
