@@ -27,6 +27,7 @@ TORCH_FREE = [
     "trainers.data.scan",
     "trainers.data.captions",
     "trainers.data.source",
+    "trainers.data.shards",
     "trainers.data.captioners.registry",
     "trainers.data.captioners.journal",
     "trainers.data.captioners.folder",

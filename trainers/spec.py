@@ -118,7 +118,8 @@ class DataSpec(Section):
 
     folder: str = Field(
         "bundled:demo_character",
-        description="Folder of pictures; a .txt or .caption beside a picture is its caption.",
+        description="Folder of pictures; a .txt or .caption beside a picture is its caption. Tars "
+        "in it are WebDataset shards; a pattern such as a-{000..123}.tar names them too.",
     )
     nested: bool = Field(True, description="Also take the pictures of folders within the folder.")
     kohya_folders: bool = Field(

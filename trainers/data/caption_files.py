@@ -6,6 +6,7 @@ or the table that the settings name, and on request the text that a generator wr
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,9 +15,11 @@ from typing import Any
 from lora_diffusion.errors import InputError, printable
 from trainers.data import text_encoding
 from trainers.data.problems import Problem
+from trainers.data.source import Source, TarMember
 
 SIDECAR_ENDINGS = (".txt", ".caption")
 TABLE_NAME = "metadata.jsonl"
+SAMPLE_ENDING = ".json"  # beside a picture in a WebDataset shard
 MAX_CAPTION_BYTES = 1_000_000
 _MAX_TABLE_BYTES = 1_000_000_000
 _NAME_KEYS = ("file_name", "file", "image", "image_path", "path")
@@ -40,7 +43,7 @@ def sidecar(picture: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_text(path: Path, encoding: str | None = None) -> str:
+def read_text(path: Source, encoding: str | None = None) -> str:
     """The text of a caption file.
 
     Args:
@@ -86,7 +89,16 @@ def split(text: str, *, one_a_line: bool) -> tuple[str, ...]:
     return tuple(caption for caption in captions if caption)
 
 
-def read_table(path: Path, problems: list[Problem]) -> dict[str, tuple[str, ...]]:
+def sample_captions(text: str) -> tuple[str, ...]:
+    """The captions in the JSON that describes one picture; none where it has none."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return _texts(row) if _is_row(row) else ()
+
+
+def read_table(path: Source, problems: list[Problem]) -> dict[str, tuple[str, ...]]:
     """A table of captions: JSON lines with a file name each, or kohya's JSON of picture -> texts.
 
     Lines that say nothing of use are added to `problems`.
@@ -95,11 +107,12 @@ def read_table(path: Path, problems: list[Problem]) -> dict[str, tuple[str, ...]
         InputError: it can't be read at all.
     """
     try:
-        if path.stat().st_size > _MAX_TABLE_BYTES:
+        size = path.size if isinstance(path, TarMember) else path.stat().st_size
+        if size > _MAX_TABLE_BYTES:
             raise InputError(f"{printable(path)}: is over 1 GB. Split it by folders.")
-        if path.suffix.lower() == ".json":
-            return dict(_from_mapping(json.loads(path.read_text(encoding="utf-8-sig"))))
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
+            if path.suffix.lower() == ".json":
+                return dict(_from_mapping(json.load(file)))
             return dict(_from_lines(path.name, file, problems))
     except OSError as error:
         raise InputError(

@@ -123,18 +123,22 @@ class _Copy:
         """The caption file, or the table, that the picture's captions are from."""
         origin = self._report.origins[picture.name]
         source, inner = origin.captions_from, origin.inner
-        path = origin.root / source
-        if source in ("", inner) or not path.is_file():
+        at = origin.captions_at
+        if source in ("", inner) or at is None:
             return  # none, text within the picture, or a table that the settings name
         prefix = picture.name.removesuffix(inner)
         if PurePosixPath(source).name == caption_files.TABLE_NAME:
             target = self._target(prefix + source)
             if not target.exists():
-                shutil.copyfile(path, target)
+                target.write_bytes(at.read_bytes())
             return
-        content = path.read_bytes()
+        content = at.read_bytes()
         decoded = text_encoding.decode(content)
         ending = PurePosixPath(source).suffix.lower()
+        if decoded is not None and ending == caption_files.SAMPLE_ENDING:
+            texts = caption_files.sample_captions(decoded.text)
+            self._target(name.rpartition(".")[0] + ".txt").write_text("\n".join(texts), "utf-8")
+            return
         whole = source.casefold().startswith(inner.casefold() + ".")
         target = self._target((name if whole else name.rpartition(".")[0]) + ending)
         if decoded is None:
@@ -147,11 +151,13 @@ class _Copy:
     def _copy_mask(self, picture: Picture, name: str) -> None:
         """A mask beside the picture; masks in folders of their own stay there."""
         mask = picture.mask
-        if mask is None or not mask.is_relative_to(self._report.origins[picture.name].root):
+        root = self._report.origins[picture.name].root
+        if mask is None or (isinstance(mask, Path) and not mask.is_relative_to(root)):
             return
         mark = mask.stem.removeprefix(PurePosixPath(picture.name).stem)
         if mark:
-            shutil.copyfile(mask, self._target(name.rpartition(".")[0] + mark + mask.suffix))
+            target = self._target(name.rpartition(".")[0] + mark + mask.suffix)
+            target.write_bytes(mask.read_bytes())
 
     def _target(self, name: str) -> Path:
         path = self._folder / name

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from trainers.data import caption_files
+from trainers.data import caption_files, shards
 from trainers.data.captions import with_trigger
 from trainers.data.decode import read_prompt
 from trainers.data.problems import Problem, refuse_errors
@@ -59,7 +59,7 @@ class Picture:
     weight: float = 1.0
     subset: str = ""
     trigger: str | None = None
-    mask: Path | None = None
+    mask: Source | None = None
     size_px: tuple[int, int] | None = None
     digest: str | None = None
 
@@ -78,11 +78,13 @@ class Origin:
         inner: its name within the root, with `/`.
         captions_from: the file that its captions are from, likewise; empty where they are the
             default.
+        captions_at: where that file's bytes are.
     """
 
     root: Path
     inner: str
     captions_from: str
+    captions_at: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,11 @@ def _walk(data: DataSpec, subset: Subset) -> Tree:
     other = [bundled.resolve(data.class_folder)] if data.class_folder else []
     if subset.mask_folder:
         other.append(subset.mask_folder)
-    tree = walk(subset.folder, nested=data.nested, without=other)
+    if shards.names_shards(subset.folder):
+        tree = shards.tree_of(subset.folder)
+    else:
+        tree = walk(subset.folder, nested=data.nested, without=other)
+    shards.add_members(tree)
     _require_pictures(tree)
     return tree
 
@@ -225,10 +231,12 @@ def _look_through(data: DataSpec, subset: Subset, tree: Tree, found: Found) -> N
             captions = _default(part, name, finder, prefix, found.problems)
         full_name = prefix + name
         found.stats[full_name] = tree.files[name]
-        found.origins[full_name] = Origin(tree.root, name, source)
+        found.origins[full_name] = Origin(
+            tree.root, name, source, tree.source(source) if source in tree.files else None
+        )
         found.pictures.append(
             Picture(
-                path=tree.root / name,
+                path=tree.source(name),
                 captions=tuple(with_trigger(caption, part.trigger) for caption in captions),
                 is_class=part.is_class,
                 name=full_name,
@@ -301,7 +309,10 @@ class _CaptionFinder:
             return captions, file
         if said:
             return said, table
-        if self._data.picture_text and (prompt := read_prompt(self._tree.root / name)):
+        sample = name.removesuffix(PurePosixPath(name).suffix) + caption_files.SAMPLE_ENDING
+        if {name, sample} <= self._tree.members.keys() and (captions := self._read(name, sample)):
+            return captions, sample
+        if self._data.picture_text and (prompt := read_prompt(self._tree.source(name))):
             return (prompt,), name
         return (), ""
 
@@ -332,7 +343,7 @@ class _CaptionFinder:
 
     def _read(self, name: str, file: str) -> tuple[str, ...]:
         try:
-            text = caption_files.read_text(self._tree.root / file, self._data.caption_encoding)
+            text = caption_files.read_text(self._tree.source(file), self._data.caption_encoding)
         except InputError as error:
             self.refused.add(name)
             cause, _, fix = str(error).partition(". ")
@@ -340,6 +351,8 @@ class _CaptionFinder:
                 Problem(self._prefix + file, "error", "caption-encoding", cause, fix)
             )
             return ()
+        if file.endswith(caption_files.SAMPLE_ENDING):
+            return caption_files.sample_captions(text)
         captions = caption_files.split(text, one_a_line=self._data.caption_lines)
         if not captions:
             self._problems.append(
@@ -391,7 +404,7 @@ class _CaptionFinder:
     def _read_tables(self, subset: Subset) -> Iterator[tuple[str, caption_files.Table]]:
         for name in self._tree.files:
             if PurePosixPath(name).name == caption_files.TABLE_NAME:
-                path = self._tree.root / name
+                path = self._tree.source(name)
                 yield name, caption_files.read_table(path, self._problems)
         if subset.caption_table is not None:
             yield _NAMED, caption_files.read_table(subset.caption_table, self._problems)
@@ -402,17 +415,17 @@ class _Masks:
 
     def __init__(self, subset: Subset, tree: Tree) -> None:
         self._beside = {
-            name.rpartition(".")[0]: tree.root / name
+            name.rpartition(".")[0]: tree.source(name)
             for name in tree.files
             if PurePosixPath(name).stem.endswith(_MASK_MARKS)
         }
-        self._apart: dict[str, Path] = {}
+        self._apart: dict[str, Source] = {}
         if subset.mask_folder is not None:
             folder = walk(subset.mask_folder)
             for name in folder.files:
                 self._apart[name] = self._apart[name.rpartition(".")[0]] = folder.root / name
 
-    def of(self, name: str) -> Path | None:
+    def of(self, name: str) -> Source | None:
         """The mask of the picture `name`."""
         stem = name.rpartition(".")[0]
         for key in (name, stem):

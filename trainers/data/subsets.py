@@ -71,14 +71,14 @@ def subsets(data: DataSpec) -> list[Subset]:
 
 
 def in_kohya_folder(subset: Subset, name: str) -> Subset:
-    """The subset of the picture `name`, whose folder may be kohya's `N_concept`.
+    """The subset of the picture `name`, whose folder or tar may be kohya's `N_concept`.
 
     N (1 to 999, without a leading zero) is a number of repeats, and the concept the caption of
     pictures that have none. Below a folder `reg` such pictures are for regularisation.
     Source: kohya-ss/sd-scripts, "DreamBooth, class+identifier" folder layout.
     """
     *folders, _ = PurePosixPath(name).parts
-    found = [match for part in folders if (match := _KOHYA.fullmatch(part))]
+    found = [match for part in folders if (match := _KOHYA.fullmatch(part.removesuffix(".tar")))]
     if not found:
         return subset
     inner = found[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
 from trainers.data.problems import Problem
+from trainers.data.source import Source, TarMember
 
 MAX_ENTRIES = 500_000
 MAX_DEPTH = 16
@@ -38,11 +39,17 @@ class Tree:
         root: the folder.
         files: name relative to the root, with `/` -> its size and time, in order of name.
         problems: folders and links that could not be followed.
+        members: those of `files` that lie within a tar.
     """
 
     root: Path
     files: dict[str, Stat]
     problems: list[Problem] = field(default_factory=list)
+    members: dict[str, TarMember] = field(default_factory=dict)
+
+    def source(self, name: str) -> Source:
+        """Where the bytes of one of `files` are."""
+        return self.members.get(name) or self.root / name
 
 
 def walk(root: Path, *, nested: bool = True, without: Collection[Path] = ()) -> Tree:
@@ -101,6 +108,11 @@ def walk(root: Path, *, nested: bool = True, without: Collection[Path] = ()) -> 
     return tree
 
 
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a system."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
 def _list(
     folder: Path, prefix: str, tree: Tree
 ) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
@@ -110,7 +122,7 @@ def _list(
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+                if is_left_out(entry.name):
                     continue
                 (folders if _is_folder(entry) else files).append(entry)
                 if len(files) + len(folders) > MAX_ENTRIES:

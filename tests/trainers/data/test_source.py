@@ -32,8 +32,31 @@ def test_a_member_decodes_as_the_file_does(tmp_path):
     assert np.array_equal(np.asarray(load_rgb(member)), pixels)
 
 
+def test_it_reads_as_a_file_of_its_own(tmp_path):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(b"before0123456789after")
+    member = TarMember(shard, "a", 6, 10)
+    with member.open() as file:
+        assert file.read(3) == b"012"
+        assert file.seek(-2, 2) == 8
+        assert file.read() == b"89"
+        assert file.seek(50) == 50
+        assert file.read() == b""
+        assert file.seek(1) == 1
+        assert file.seek(1, 1) == 2
+        assert file.read(100) == b"23456789"
+        with pytest.raises(OSError, match="before the beginning"):
+            file.seek(-1)
+    with pytest.raises(ValueError, match="can't be opened as 'wb'"):
+        member.open("wb")
+    assert shard.read_bytes() == b"before0123456789after"
+
+
 def test_a_cut_shard_is_named(tmp_path):
     shard = tmp_path / "s.tar"
     shard.write_bytes(b"short")
-    with pytest.raises(InputError, match=r"s\.tar:a\.png.*can't be decoded"):
-        load_rgb(TarMember(shard, "a.png", 3, 10))
+    cut = TarMember(shard, "a.png", 3, 10)
+    with pytest.raises(InputError, match=r"s\.tar:a\.png"):
+        load_rgb(cut)
+    with pytest.raises(OSError, match=r"ends within a\.png"):
+        cut.read_bytes()
