@@ -5,7 +5,8 @@ It reads one JSON object a line from standard input and answers on standard outp
 | it reads | fields |
 | --- | --- |
 | `draw` | `base`, `adapters`: `[{file, weight}]`, `prompt`, `negative`, `seed`, `sampler`, |
-| | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write |
+| | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write; how the |
+| | base is read, as in a run's settings: `tokenizer`, `prediction`, `zero_snr`, `clip_skip` |
 
 | it writes | fields |
 | --- | --- |
@@ -25,7 +26,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,6 +69,20 @@ class DrawRequest(BaseModel):
     cfg: float = Field(7.0, ge=0, le=50, allow_inf_nan=False)
     size_px: int | None = Field(None, ge=32, le=4096, multiple_of=8)
     out: Path
+    tokenizer: str | None = None
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    zero_snr: bool | None = None
+    clip_skip: int = Field(1, ge=1, le=4)
+
+    def model(self) -> ModelSpec:
+        """The base and how it is read."""
+        return ModelSpec(
+            base=self.base,
+            tokenizer=self.tokenizer,
+            prediction=self.prediction,
+            zero_snr=self.zero_snr,
+            clip_skip=self.clip_skip,
+        )
 
 
 class Studio:
@@ -75,7 +90,7 @@ class Studio:
 
     def __init__(self) -> None:
         self._base: DiffusionBase | None = None
-        self._location = ""
+        self._model = ModelSpec()
         self._attached: OrderedDict[tuple[str, int], AdapterHandle] = OrderedDict()
         self._names = 0
 
@@ -85,7 +100,7 @@ class Studio:
         Raises:
             InputError: a base, an adapter or a setting that can't be used.
         """
-        base = self._open(request.base, reply)
+        base = self._open(request.model(), reply)
         self._weigh(base, request.adapters)
         side_px = request.size_px or base.native_size_px
         picture = PictureSpec(
@@ -106,15 +121,23 @@ class Studio:
         replace_atomically(request.out, lambda path: image.save(path, "PNG"))
         return [str(request.out)]
 
-    def _open(self, location: str, reply: Reply) -> DiffusionBase:
-        if self._base is not None and self._location == location:
+    def _open(self, model: ModelSpec, reply: Reply) -> DiffusionBase:
+        if self._base is not None and self._model == model:
             return self._base
         reply({"event": "progress", "text": "Opening the base model", "share": 0.0})
         self._attached.clear()
         self._base = None  # freed before the next one is read
-        placement = choose(ModelSpec(base=location))
-        self._base = load_base(location, device=placement.device, dtype=placement.dtype)
-        self._location = location
+        placement = choose(model)
+        self._base = load_base(
+            model.base,
+            device=placement.device,
+            dtype=placement.dtype,
+            tokenizer=model.tokenizer,
+            prediction=model.prediction,
+            zero_snr=model.zero_snr,
+            clip_skip=model.clip_skip,
+        )
+        self._model = model
         return self._base
 
     def _weigh(self, base: DiffusionBase, wanted: Iterable[Weighted]) -> None:

@@ -39,7 +39,7 @@ class WeightedFile:
 class Drawing:
     """One picture to draw. Equal drawings are equal pictures.
 
-    `size_px` None is the base's own size.
+    `size_px` None is the base's own size. The last four say how the base is read.
     """
 
     base: str
@@ -51,6 +51,10 @@ class Drawing:
     sampling_steps: int
     cfg: float
     size_px: int | None
+    tokenizer: str | None = None
+    prediction: str = "auto"
+    zero_snr: bool | None = None
+    clip_skip: int = 1
 
 
 class Drawer:

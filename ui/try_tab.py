@@ -255,6 +255,10 @@ def _drawing(spec: JobSpec, prompt: str, seed: int) -> Drawing:
         sampling_steps=preview.sampling_steps,
         cfg=preview.cfg,
         size_px=preview.size_px or spec.data.resolution_px,
+        tokenizer=spec.model.tokenizer,
+        prediction=spec.model.prediction,
+        zero_snr=spec.model.zero_snr,
+        clip_skip=spec.model.clip_skip,
     )
 
 

@@ -70,6 +70,18 @@ def test_weights_adapters_and_the_base_alone(tmp_path, adapter):
     assert np.array_equal(pixels(again), pixels(base))
 
 
+def test_the_base_is_read_as_the_run_read_it(tmp_path):
+    wishes = ({}, {"clip_skip": 2}, {"prediction": "v_prediction"}, {"zero_snr": True}, {})
+    outs = [tmp_path / f"{n}.png" for n in range(len(wishes))]
+    said = answers(*(request(out, **wish) for out, wish in zip(outs, wishes, strict=True)))
+    assert [reply["event"] for reply in said] == ["done", "done", "error", "error", "done"]
+    assert "says that it predicts epsilon, and model.prediction is v_prediction" in said[2]["text"]
+    assert "zero_snr" in said[3]["text"]
+    plain, skipped, again = (pixels(outs[n]) for n in (0, 1, 4))
+    assert np.abs(plain - skipped).mean() > 0.1
+    assert np.array_equal(plain, again)
+
+
 def test_what_it_cannot_do_is_a_sentence_and_the_next_request_is_drawn(tmp_path, adapter):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no adapter")
