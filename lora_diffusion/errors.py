@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 _MAX_SHOWN = 200
 
@@ -27,3 +28,10 @@ def printable(text: object, limit: int = _MAX_SHOWN) -> str:
     """
     kept = "".join(c for c in str(text) if c == " " or unicodedata.category(c)[0] not in "CZ")
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def listed(names: Sequence[object], shown: int = 5, limit: int = 120) -> str:
+    """`'a', 'b' and 3 more`: the first few of `names`, made safe to print."""
+    first = ", ".join(f"'{printable(name, limit)}'" for name in names[:shown])
+    more = len(names) - shown
+    return f"{first} and {more} more" if more > 0 else first

@@ -19,7 +19,7 @@ from lora_diffusion import merge, targets
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.algebra import MagnitudeAxis, magnitude_shape
 from lora_diffusion.dropout import Clock, Dropout
-from lora_diffusion.errors import InputError, printable
+from lora_diffusion.errors import InputError, listed, printable
 from lora_diffusion.factors import DoRAFactors
 from lora_diffusion.keys import PARTS, UNET, LayerKey, live_modules, live_path
 from lora_diffusion.layers import AdaptedLayer, is_adaptable
@@ -245,18 +245,26 @@ def check_fits(file: AdapterFile, shapes: Mapping[LayerKey, tuple[int, ...]]) ->
 
     A linear layer and a 1 x 1 convolution are the same thing.
     """
+    missing = [key for key in file.layers if key not in shapes]
+    if missing:
+        raise InputError(
+            f"This base model lacks the adapter's layers {listed(missing)}. It was made for "
+            "another architecture; load it on the base it was trained for."
+        )
+    misfits = [
+        key
+        for key, factors in file.layers.items()
+        if without_unit_kernel(shapes[key]) != without_unit_kernel(factors.weight_shape)
+    ]
+    if misfits:
+        first, others = misfits[0], misfits[1:]
+        more = f"; likewise {listed(others, shown=4)}" if others else ""
+        raise InputError(
+            f"The adapter's layer '{first}' fits a weight of shape "
+            f"{list(file.layers[first].weight_shape)}, but this base has {list(shapes[first])}"
+            f"{more}. Load it on the base it was trained for."
+        )
     for key, factors in file.layers.items():
-        if key not in shapes:
-            raise InputError(
-                f"The adapter has the layer {printable(key)}, which this base model lacks. It was "
-                "made for another architecture; load it on the base it was trained for."
-            )
-        if without_unit_kernel(shapes[key]) != without_unit_kernel(factors.weight_shape):
-            raise InputError(
-                f"The adapter's layer {printable(key)} fits a weight of shape "
-                f"{list(factors.weight_shape)}, but this base has {list(shapes[key])}. Load it on "
-                "the base it was trained for."
-            )
         if isinstance(factors, DoRAFactors):
             _check_magnitude(key, factors)
 

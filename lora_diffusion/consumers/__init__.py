@@ -16,7 +16,7 @@ from lora_diffusion.consumers import a1111_forge, comfyui, diffusers, invokeai, 
 from lora_diffusion.consumers.comfy_lora import has_elements, names_of
 from lora_diffusion.consumers.report import Report
 from lora_diffusion.consumers.target import Target, any_of_class, of_base, published
-from lora_diffusion.consumers.view import FileView, view_file
+from lora_diffusion.consumers.view import KIND_WORDS, FileView, view_file
 from lora_diffusion.keys import LayerKey
 
 __all__ = ["CONSUMERS", "TITLES", "Portability", "Report", "Target", "of_base", "verify"]
@@ -111,16 +111,34 @@ def verify(path: str | Path, base: Target | None = None) -> Portability:
                 f"No layer has the size of {published(arch).name}'s, so shapes are not checked; "
                 "--base checks them against the base it was made for."
             )
-    if any("dora_scale" in module.names for module in view.modules):
-        notes.append(
-            "No DoRA file works in all five: diffusers and sd-scripts leave dora_scale out. Per "
-            "input (shape [1, in]) it works in A1111, Forge, ComfyUI and InvokeAI."
-        )
+    notes += _limits(view)
     reports = {name: read(view, target) for name, read in CONSUMERS.items()}
     misfits = _misfits(view, base) if base else ()
     return Portability(
         view.path, arch, target.name, MappingProxyType(reports), misfits, tuple(notes)
     )
+
+
+def _limits(view: FileView) -> list[str]:
+    """What no file of this kind or dialect can do, so that another export would not help."""
+    found = []
+    kinds = {module.kind for module in view.modules}
+    if any("dora_scale" in module.names for module in view.modules):
+        found.append(
+            "No DoRA file works in all five: diffusers and sd-scripts leave dora_scale out. Per "
+            "input (shape [1, in]) it works in A1111, Forge, ComfyUI and InvokeAI."
+        )
+    for kind in sorted(kinds - {"lora", ""}):
+        found.append(
+            f"No file with {KIND_WORDS[kind]} works in all five: diffusers and sd-scripts read "
+            "LoRA only."
+        )
+    if view.format in ("diffusers", "peft", "lycoris", "legacy"):
+        found.append(
+            f"No file in the {view.format} dialect works in all five; converted with --to kohya "
+            "it may."
+        )
+    return found
 
 
 def _has_its_size(view: FileView, target: Target) -> bool:

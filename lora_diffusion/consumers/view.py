@@ -137,6 +137,14 @@ class Module:
             return None if first is None or second is None else first * second
         return math.prod(s["diff"]) if "diff" in s else None
 
+    @property
+    def inputs(self) -> int:
+        """Inputs of the layer; 0 where the kind does not tell them simply."""
+        widths = {leaf: shape[1] for leaf, shape in self.shapes.items() if len(shape) > 1}
+        second = widths.get("lokr_w2", widths.get("lokr_w2_b", 0))
+        first = widths.get("lokr_w1", widths.get("lokr_w1_b", 0))
+        return widths.get("down", widths.get("hada_w1_b", first * second))
+
     def _lokr_factor(self, leaf: str) -> int | None:
         s = self.shapes
         if leaf in s:
@@ -258,8 +266,7 @@ def _arch(modules: Iterable[Module], names: Iterable[str]) -> str | None:
         return "sdxl"
     for reads in (_READS_TEXT, _READS_CLIP):
         for module in modules:
-            width = next((module.shapes[leaf][1] for leaf in ("down", "hada_w1_b")
-                          if len(module.shapes.get(leaf, ())) > 1), 0)  # fmt: skip
+            width = module.inputs
             if width in _BY_WIDTH and reads.search(module.stem):
                 return _BY_WIDTH[width]
     return None

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_diffusion.errors import listed
 from lora_diffusion.formats.header import Header, refuse
 from lora_diffusion.formats.layer_names import kernel_of
 from lora_diffusion.formats.measure import Axis, Kind, Measured, Tensors, measure
@@ -22,6 +23,7 @@ from lora_diffusion.shapes import Shape, without_unit_kernel
 MAX_LAYER_ELEMENTS = 1 << 27  # four times the largest layer of SDXL; 512 MiB in fp32
 MAX_ADAPTER_BYTES = 16 << 30
 MAX_SCALE = 1_000.0  # alpha / rank
+_OTHER_BASE = "The LoRA is made for another base."
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,17 @@ def lay_out(
         leaves[place.leaf] = name
     if not grouped:
         refuse(source, "it holds no tensors of a LoRA", "Give a LoRA file.")
-    return tuple(
+    if base_shapes is not None:
+        missing = [key for key in grouped if key not in base_shapes]
+        if missing:
+            layers = "layer" if len(missing) == 1 else "layers"
+            refuse(source, f"the base has no {layers} {listed(missing)}", _OTHER_BASE)
+    laid = tuple(
         _layer(source, shapes, key, leaves, spelling, base_shapes)
         for key, leaves in grouped.items()
     )
+    _check_fit(source, laid)
+    return laid
 
 
 def check_header(header: Header) -> None:
@@ -135,6 +144,26 @@ def missing_alpha_notes(layers: tuple[LayerLayout, ...]) -> tuple[str, ...]:
     return (f"{missing} of {len(layers)} layers state no alpha; it counts as their rank there.",)
 
 
+def _check_fit(source: str | Path, layers: tuple[LayerLayout, ...]) -> None:
+    """Refuse layers of another shape than the base's, where that is known."""
+    misfits = [
+        layer
+        for layer in layers
+        if layer.base_shape
+        and without_unit_kernel(layer.weight_shape) != without_unit_kernel(layer.base_shape)
+    ]
+    if not misfits:
+        return
+    first, others = misfits[0], [layer.key for layer in misfits[1:]]
+    more = f"; likewise {listed(others, shown=4)}" if others else ""
+    refuse(
+        source,
+        f"'{first.key}' is made for a weight of shape {list(first.weight_shape)}, and the base "
+        f"has {list(first.base_shape or ())} there{more}",
+        _OTHER_BASE,
+    )
+
+
 def _layer(
     source: str | Path,
     shapes: Mapping[str, Shape],
@@ -146,22 +175,10 @@ def _layer(
     stem = spelling.tensors[next(iter(leaves.values()))].stem
     of_layer = {leaf: shapes[name] for leaf, name in leaves.items()}
     measured = measure(Tensors(source, stem, of_layer, spelling.peft_magnitudes))
-    base_shape = None
-    if base_shapes is not None:
-        base_shape = base_shapes.get(key)
-        if base_shape is None:
-            refuse(source, f"the base has no layer '{key}'", "The LoRA is made for another base.")
-        base_shape = tuple(base_shape)
+    base_shape = None if base_shapes is None else tuple(base_shapes[key])
     weight_shape = _with_kernel(
         source, stem, measured, kernel_of(key) if base_shape is None else base_shape[2:]
     )
-    if base_shape and without_unit_kernel(weight_shape) != without_unit_kernel(base_shape):
-        refuse(
-            source,
-            f"'{key}' is made for a weight of shape {list(weight_shape)}, and the base has "
-            f"{list(base_shape)} there",
-            "The LoRA is made for another base.",
-        )
     inner = (measured.rank, *weight_shape[1:])  # with Tucker's core multiplied in
     largest = max(math.prod(shape) for shape in (weight_shape, inner, *of_layer.values()))
     if largest > MAX_LAYER_ELEMENTS:

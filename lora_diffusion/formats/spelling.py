@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from lora_diffusion.errors import printable
+from lora_diffusion.errors import listed
 from lora_diffusion.formats.arch import Evidence
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.keys import LayerKey
@@ -35,7 +35,6 @@ LYCORIS_LEAVES: Final[tuple[Leaf, ...]] = (
 )  # fmt: skip
 CORES: Final[frozenset[Leaf]] = frozenset({MID, "hada_t1", "hada_t2", "lokr_t2"})
 
-MAX_NAMES_SHOWN = 5
 _EMBEDDING = re.compile(r"bundle_emb\..+|<[^>]+>")
 
 
@@ -99,7 +98,5 @@ def refuse_unknown(source: str | Path, unknown: Iterable[str], why: str, fix: st
     names = list(unknown)
     if not names:
         return
-    shown = ", ".join(f"'{printable(name, 120)}'" for name in names[:MAX_NAMES_SHOWN])
-    more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
     what = "tensor" if len(names) == 1 else "tensors"
-    refuse(source, f"the {what} {shown}{more} {why}", fix)
+    refuse(source, f"the {what} {listed(names)} {why}", fix)

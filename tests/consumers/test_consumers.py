@@ -220,6 +220,7 @@ def test_lycoris_kinds(
     found = verified(tensors | {f"{stem}.alpha": torch.tensor(1.0)}, tmp_path)
     assert frozenset(found.readers) == PATCHERS
     assert report(found, "diffusers").consumed == report(found, "sd-scripts").consumed == 0
+    assert ["works in all five" in note for note in found.notes] == [True]
 
 
 def test_tucker(tmp_path: Path) -> None:
