@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from lora_diffusion.errors import InputError, printable
+from trainers.importing import read_config
 from trainers.jobs import RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
 from trainers.spec import JobSpec
@@ -28,19 +29,22 @@ _OWN_OPTIONS = ("preset", "config", "output_dir", "run", "resume", "fork", "plan
 
 @dataclass(frozen=True)
 class Invocation:
-    """What the command line asks for."""
+    """What the command line asks for; `notes` name what a foreign --config could not say."""
 
     spec: JobSpec
     run_dir: RunDir
     resume: bool
     fork: bool
     plan: bool
+    notes: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one training; returns the exit code (see `commands` in the README)."""
     try:
         invocation = parse(sys.argv[1:] if argv is None else argv)
+        for note in invocation.notes:
+            print(f"note: {note}", file=sys.stderr)
         if invocation.plan:
             from trainers.plan import plan
 
@@ -88,6 +92,7 @@ def parse(argv: list[str]) -> Invocation:
         raise InputError(str(error)) from None
     own = parser.parse_args(argv)
     layers: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
     if own.run is not None:
         if own.preset or own.config:
             raise InputError("--run takes its settings from the run folder: leave out --preset.")
@@ -104,9 +109,11 @@ def parse(argv: list[str]) -> Invocation:
     if own.preset:
         layers.append(read_preset(own.preset))
     if own.config:
-        layers.append(read_toml(Path(own.config)))
+        imported = read_config(Path(own.config).expanduser())
+        layers.append(imported.layer)
+        notes = imported.notes
     layers.append({name: options[name] for name in options if name in JobSpec.model_fields})
-    return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan)
+    return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan, notes)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,7 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     where = parser.add_argument_group("run")
     where.add_argument("--preset", metavar="NAME", help="settings that come with the project")
-    where.add_argument("--config", metavar="FILE", help="TOML file of settings, over the preset")
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file of settings, over the preset; also kohya_ss' JSON or sd-scripts' TOML",
+    )
     where.add_argument("--output_dir", metavar="DIR", help="folder of this run; made if missing")
     where.add_argument("--run", metavar="DIR", help="start a prepared run folder (its spec.toml)")
     where.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
