@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
 from trainers.data import text_encoding
+from trainers.data.names import base, stem, without_ending
 from trainers.data.problems import Problem
 from trainers.data.source import Source, TarMember
 
@@ -33,8 +35,8 @@ Table = Mapping[str, tuple[str, ...]]
 
 def sidecar_names(name: str, endings: tuple[str, ...] = SIDECAR_ENDINGS) -> tuple[str, ...]:
     """Names that the caption file of the picture `name` may have, the preferred first."""
-    stem = name.removesuffix(PurePosixPath(name).suffix)
-    return tuple(base + ending for ending in endings for base in (name, stem))
+    plain = without_ending(name)
+    return tuple(start + ending for ending in endings for start in (name, plain))
 
 
 def sidecar(picture: Path) -> Path | None:
@@ -54,8 +56,7 @@ def read_text(path: Source, encoding: str | None = None) -> str:
             the message shows the guess. It does not begin with the file's name.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CAPTION_BYTES + 1)
+        content = _start_of(path)
     except OSError as error:
         raise InputError(
             f"can't be read ({printable(error.strerror)}). Check its rights."
@@ -80,6 +81,18 @@ def read_text(path: Source, encoding: str | None = None) -> str:
             "write it as UTF-8."
         )
     return decoded.text
+
+
+def _start_of(path: Source) -> bytes:
+    """No more of a file than tells that it is too long. Of 100,000 files each call counts."""
+    if isinstance(path, TarMember):
+        with path.open("rb") as file:
+            return file.read(MAX_CAPTION_BYTES + 1)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(handle, MAX_CAPTION_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def split(text: str, *, one_a_line: bool) -> tuple[str, ...]:
@@ -126,8 +139,7 @@ def read_table(path: Source, problems: list[Problem]) -> dict[str, tuple[str, ..
 
 def look_up(table: Table, name: str) -> tuple[str, ...]:
     """What `table` says of the picture `name`, by its whole path, file name or stem."""
-    path = PurePosixPath(name)
-    for key in (name, path.name, str(path.with_suffix("")), path.stem):
+    for key in (name, base(name), without_ending(name), stem(name)):
         if key in table:
             return table[key]
     return ()

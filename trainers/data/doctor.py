@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lora_diffusion.errors import printable
@@ -20,6 +20,7 @@ from trainers.data import duplicates, scan
 from trainers.data.buckets import BucketRules, fit
 from trainers.data.examine import Facts, examine
 from trainers.data.index import Index, default_folder
+from trainers.data.names import ending, stem
 from trainers.data.problems import SEVERITIES, Problem, count_kinds
 from trainers.data.scan import Origin, Picture
 from trainers.data.subsets import subsets
@@ -266,9 +267,9 @@ def _of_files(pictures: Sequence[Picture], facts: Mapping[str, Facts]) -> Iterat
                 "is one colour all over",
                 "Look at it: it may be damaged or hidden by its transparency.",
             )
-        ending = PurePosixPath(picture.name).suffix.lower()
+        own = ending(picture.name).lower()
         usual = usual_endings(each.format)
-        if ending not in usual:
+        if own not in usual:
             yield Problem(
                 picture.name,
                 "note",
@@ -336,7 +337,7 @@ def _of_captions(pictures: Sequence[Picture], origins: Mapping[str, Origin]) -> 
             "warning",
             "missing-caption",
             f"has no caption{learned}",
-            f"Put one into {PurePosixPath(picture.name).stem}.txt beside it.",
+            f"Put one into {stem(picture.name)}.txt beside it.",
         )
 
 

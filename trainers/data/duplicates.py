@@ -70,6 +70,8 @@ def _alike(
         block = members[start : start + _BLOCK]
         bits = np.bitwise_count(looks[first][:, None] ^ looks[block][None])  # [first, block]
         at, other = np.nonzero((bits <= NEAR_BITS) & (first[:, None] < block[None]))
+        if not len(at):
+            continue
         earlier, later = first[at], block[other]
         differences = np.abs(colours[earlier].astype(np.int16) - colours[later]).mean(axis=1)
         for index in np.flatnonzero(differences <= NEAR_COLOURS):

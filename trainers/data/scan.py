@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from trainers.data import caption_files, shards
+from trainers.data import shards
+from trainers.data.caption_finder import CaptionFinder
 from trainers.data.captions import with_trigger
-from trainers.data.decode import read_prompt
+from trainers.data.names import ending, stem, without_ending
 from trainers.data.problems import Problem, refuse_errors
 from trainers.data.source import Source
 from trainers.data.subsets import Subset, in_kohya_folder, subsets
@@ -30,7 +31,6 @@ _UNREAD_ENDINGS = frozenset(
     }
 )
 _MASK_MARKS = (".mask", "-masklabel")
-_NAMED = "data.caption_table"  # the table that the settings name, among those found in folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def find_all(data: DataSpec) -> Found:
     found = Found()
     parts = subsets(data)
     for subset in parts:
-        tree = _walk(data, subset)
-        _look_through(data, subset, tree, found)
+        tree, names = _walk(data, subset)
+        _look_through(data, subset, tree, names, found)
     return found
 
 
@@ -138,7 +138,8 @@ def outline(data: DataSpec) -> list[tuple[Subset, int]]:
     """
     counts: dict[Subset, int] = defaultdict(int)
     for subset in subsets(data):
-        for name in _picture_names(_walk(data, subset)):
+        _, names = _walk(data, subset)
+        for name in names:
             counts[_part_of(data, subset, name)] += 1
     return list(counts.items())
 
@@ -175,13 +176,13 @@ def scan(folder: Path, *, default_caption: str | None, trigger: str | None = Non
     found = Found()
     subset = Subset(folder, trigger=trigger, default_caption=default_caption)
     tree = walk(folder, nested=False)
-    _require_pictures(tree)
-    _look_through(DataSpec(), subset, tree, found)
+    _look_through(DataSpec(), subset, tree, _require_pictures(tree), found)
     refuse_errors(found.problems)
     return found.pictures
 
 
-def _walk(data: DataSpec, subset: Subset) -> Tree:
+def _walk(data: DataSpec, subset: Subset) -> tuple[Tree, list[str]]:
+    """The files of a subset, and which of them are pictures."""
     other = [bundled.resolve(data.class_folder)] if data.class_folder else []
     if subset.mask_folder:
         other.append(subset.mask_folder)
@@ -190,8 +191,7 @@ def _walk(data: DataSpec, subset: Subset) -> Tree:
     else:
         tree = walk(subset.folder, nested=data.nested, without=other)
     shards.add_members(tree)
-    _require_pictures(tree)
-    return tree
+    return tree, _require_pictures(tree)
 
 
 def _picture_names(tree: Tree) -> list[str]:
@@ -210,21 +210,23 @@ def _require_pictures(tree: Tree) -> list[str]:
 
 
 def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in PICTURE_ENDINGS and not path.stem.endswith(_MASK_MARKS)
+    own = ending(name)
+    return own.lower() in PICTURE_ENDINGS and not name.endswith(_MASK_MARKS, 0, -len(own))
 
 
 def _part_of(data: DataSpec, subset: Subset, name: str) -> Subset:
     return in_kohya_folder(subset, name) if data.kohya_folders else subset
 
 
-def _look_through(data: DataSpec, subset: Subset, tree: Tree, found: Found) -> None:
-    """Add the pictures of one subset to `found`."""
-    found.problems.extend(_of_other_files(tree))
-    finder = _CaptionFinder(data, subset, tree, found.problems)
-    masks = _Masks(subset, tree)
+def _look_through(
+    data: DataSpec, subset: Subset, tree: Tree, names: list[str], found: Found
+) -> None:
+    """Add the pictures of one subset, which have those `names`, to `found`."""
     prefix = f"{subset.name}/" if subset.name else ""
-    for name in _picture_names(tree):
+    found.problems.extend(_of_other_files(tree, prefix))
+    finder = CaptionFinder(data, subset, tree, found.problems)
+    masks = _Masks(subset, tree)
+    for name in names:
         part = _part_of(data, subset, name)
         captions, source = finder.captions(name)
         if not captions:
@@ -251,163 +253,23 @@ def _look_through(data: DataSpec, subset: Subset, tree: Tree, found: Found) -> N
 
 
 def _default(
-    part: Subset, name: str, finder: _CaptionFinder, prefix: str, problems: list[Problem]
+    part: Subset, name: str, finder: CaptionFinder, prefix: str, problems: list[Problem]
 ) -> tuple[str, ...]:
     if part.default_caption is not None:
         return (part.default_caption,)
     if part.is_class:
         return ("",)
     if name not in finder.refused:
-        stem = PurePosixPath(name).stem
         problems.append(
             Problem(
                 prefix + name,
                 "error",
                 "no-caption",
                 "has no caption",
-                f"Put one into {stem}.txt beside it, or set data.trigger.",
+                f"Put one into {stem(name)}.txt beside it, or set data.trigger.",
             )
         )
     return ()
-
-
-class _CaptionFinder:
-    """Looks up captions by the names in one tree, and notes what is wrong with them."""
-
-    def __init__(self, data: DataSpec, subset: Subset, tree: Tree, problems: list[Problem]) -> None:
-        self.refused: set[str] = set()
-        self._data = data
-        self._tree = tree
-        self._problems = problems
-        self._endings = subset.caption_endings
-        self._prefix = f"{subset.name}/" if subset.name else ""
-        self._sidecars = {  # a.TXT is found as a.txt
-            name.removesuffix(ending) + ending.lower(): name
-            for name in tree.files
-            if (ending := PurePosixPath(name).suffix).lower() in self._endings
-            or name.endswith(self._endings)
-        }
-        self._claims: dict[str, str] = {}
-        self._tables = dict(self._read_tables(subset))
-
-    def captions(self, name: str) -> tuple[tuple[str, ...], str]:
-        """(captions, file they are from) of the picture `name`; none where there are none."""
-        said, table = self._look_up(name)
-        for key in caption_files.sidecar_names(name, self._endings):
-            if key not in self._sidecars:
-                continue
-            file = self._sidecars[key]
-            owner = self._claims.setdefault(file, name)
-            if owner != name:
-                self._tell_shared(file, owner, name)
-                return (), file
-            captions = self._read(name, file)
-            if captions and said and said != captions:
-                self._tell_contradiction(name, file, table)
-            if captions:
-                self._compare(name, file, captions)
-            return captions, file
-        if said:
-            return said, table
-        sample = name.removesuffix(PurePosixPath(name).suffix) + caption_files.SAMPLE_ENDING
-        if {name, sample} <= self._tree.members.keys() and (captions := self._read(name, sample)):
-            return captions, sample
-        if self._data.picture_text and (prompt := read_prompt(self._tree.source(name))):
-            return (prompt,), name
-        return (), ""
-
-    def _look_up(self, name: str) -> tuple[tuple[str, ...], str]:
-        folder, _, inner = name.rpartition("/")
-        beside = f"{folder}/{caption_files.TABLE_NAME}" if folder else caption_files.TABLE_NAME
-        for file, key in ((beside, inner), (caption_files.TABLE_NAME, name), (_NAMED, name)):
-            if captions := caption_files.look_up(self._tables.get(file, {}), key):
-                return captions, file
-        return (), ""
-
-    def leftovers(self) -> Iterator[Problem]:
-        """Caption files that no picture has."""
-        pictures = {
-            key
-            for name in _picture_names(self._tree)
-            for key in caption_files.sidecar_names(name, self._endings)
-        }
-        for key, file in self._sidecars.items():
-            if key not in pictures:
-                yield Problem(
-                    self._prefix + file,
-                    "note",
-                    "caption-without-picture",
-                    "has no picture of its name beside it",
-                    "Give it its picture's name, or remove it.",
-                )
-
-    def _read(self, name: str, file: str) -> tuple[str, ...]:
-        try:
-            text = caption_files.read_text(self._tree.source(file), self._data.caption_encoding)
-        except InputError as error:
-            self.refused.add(name)
-            cause, _, fix = str(error).partition(". ")
-            self._problems.append(
-                Problem(self._prefix + file, "error", "caption-encoding", cause, fix)
-            )
-            return ()
-        if file.endswith(caption_files.SAMPLE_ENDING):
-            return caption_files.sample_captions(text)
-        captions = caption_files.split(text, one_a_line=self._data.caption_lines)
-        if not captions:
-            self._problems.append(
-                Problem(
-                    self._prefix + file,
-                    "warning",
-                    "empty-caption",
-                    "is empty, and counts as no caption",
-                    "Write what the picture shows into it, or remove it.",
-                )
-            )
-        return captions
-
-    def _compare(self, name: str, file: str, captions: tuple[str, ...]) -> None:
-        """Tell of another caption file that says otherwise."""
-        for key in caption_files.sidecar_names(name, self._endings):
-            other = self._sidecars.get(key)
-            if other is None or other == file or self._claims.setdefault(other, name) != name:
-                continue
-            if self._read(name, other) != captions:
-                self._tell_contradiction(name, file, other)
-
-    def _tell_contradiction(self, name: str, taken: str, other: str) -> None:
-        self._problems.append(
-            Problem(
-                self._prefix + name,
-                "warning",
-                "contradictory-captions",
-                f"has two captions that differ; {PurePosixPath(taken).name} is taken and "
-                f"{PurePosixPath(other).name} is not",
-                "Remove the wrong one.",
-            )
-        )
-
-    def _tell_shared(self, file: str, owner: str, name: str) -> None:
-        self.refused |= {owner, name}
-        self._problems.append(
-            Problem(
-                self._prefix + name,
-                "error",
-                "shared-caption",
-                f"and {PurePosixPath(owner).name} share one caption file, "
-                f"{PurePosixPath(file).name}",
-                f"Give each its own: {PurePosixPath(name).name}.txt and "
-                f"{PurePosixPath(owner).name}.txt.",
-            )
-        )
-
-    def _read_tables(self, subset: Subset) -> Iterator[tuple[str, caption_files.Table]]:
-        for name in self._tree.files:
-            if PurePosixPath(name).name == caption_files.TABLE_NAME:
-                path = self._tree.source(name)
-                yield name, caption_files.read_table(path, self._problems)
-        if subset.caption_table is not None:
-            yield _NAMED, caption_files.read_table(subset.caption_table, self._problems)
 
 
 class _Masks:
@@ -415,40 +277,42 @@ class _Masks:
 
     def __init__(self, subset: Subset, tree: Tree) -> None:
         self._beside = {
-            name.rpartition(".")[0]: tree.source(name)
+            without_ending(name): tree.source(name)
             for name in tree.files
-            if PurePosixPath(name).stem.endswith(_MASK_MARKS)
+            if without_ending(name).endswith(_MASK_MARKS)
         }
         self._apart: dict[str, Source] = {}
         if subset.mask_folder is not None:
             folder = walk(subset.mask_folder)
             for name in folder.files:
-                self._apart[name] = self._apart[name.rpartition(".")[0]] = folder.root / name
+                self._apart[name] = self._apart[without_ending(name)] = folder.root / name
 
     def of(self, name: str) -> Source | None:
         """The mask of the picture `name`."""
-        stem = name.rpartition(".")[0]
-        for key in (name, stem):
+        if not (self._apart or self._beside):
+            return None
+        plain = without_ending(name)
+        for key in (name, plain):
             if key in self._apart:
                 return self._apart[key]
-        return next(
-            (self._beside[stem + mark] for mark in _MASK_MARKS if stem + mark in self._beside), None
-        )
+        marked = (plain + mark for mark in _MASK_MARKS)
+        return next((self._beside[key] for key in marked if key in self._beside), None)
 
 
-def _of_other_files(tree: Tree) -> Iterator[Problem]:
+def _of_other_files(tree: Tree, prefix: str) -> Iterator[Problem]:
     for problem in tree.problems:
+        name = prefix + problem.file
         if problem.kind != "no-file":
-            yield problem
+            yield replace(problem, file=name)
         elif _is_picture(problem.file):
-            yield replace(problem, severity="error")
+            yield replace(problem, file=name, severity="error")
     for name in tree.files:
-        ending = PurePosixPath(name).suffix.lower()
-        if ending in _UNREAD_ENDINGS:
+        own = ending(name).lower()
+        if own in _UNREAD_ENDINGS:
             yield Problem(
-                name,
+                prefix + name,
                 "warning",
                 "unread-type",
-                f"is a {ending} file, which is not read, and is left out",
+                f"is a {own} file, which is not read, and is left out",
                 "Save it as PNG or JPEG, or take it out of the folder.",
             )

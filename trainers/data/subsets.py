@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lora_diffusion import bundled
 from trainers.data.caption_files import SIDECAR_ENDINGS
@@ -77,7 +77,7 @@ def in_kohya_folder(subset: Subset, name: str) -> Subset:
     pictures that have none. Below a folder `reg` such pictures are for regularisation.
     Source: kohya-ss/sd-scripts, "DreamBooth, class+identifier" folder layout.
     """
-    *folders, _ = PurePosixPath(name).parts
+    folders = name.split("/")[:-1]
     found = [match for part in folders if (match := _KOHYA.fullmatch(part.removesuffix(".tar")))]
     if not found:
         return subset

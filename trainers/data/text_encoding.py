@@ -51,6 +51,8 @@ class Decoded:
 
 def decode(content: bytes) -> Decoded | None:
     """The text of `content`; None where no encoding gives a text."""
+    if content.isascii() and b"\0" not in content:
+        return Decoded(content.decode("ascii"), "utf-8", is_certain=True)
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return _decoded(content, encoding, is_certain=True)
