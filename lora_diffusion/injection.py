@@ -71,16 +71,10 @@ class AdapterConfig:
 
     def size_for(self, key: LayerKey, weight_shape: tuple[int, ...]) -> tuple[int, float]:
         """Rank and alpha of a layer, before a kind folds its own scaling into alpha."""
-        usual_rank, usual_alpha = self.rank, self.alpha
-        if max(weight_shape[2:], default=1) > 1:
-            usual_rank = self.rank if self.conv_rank is None else self.conv_rank
-            if self.conv_alpha is not None:
-                usual_alpha = self.conv_alpha
-            elif self.alpha is not None:
-                usual_alpha = self.alpha * usual_rank / self.rank
-        rank = targets.by_pattern(self.ranks, key, usual_rank)
-        alpha = targets.by_pattern(self.alphas, key, usual_alpha)
-        return rank, float(rank if alpha is None else alpha)
+        sizes = targets.Sizes(
+            self.rank, self.alpha, self.conv_rank, self.conv_alpha, self.ranks, self.alphas
+        )
+        return sizes.of(key, weight_shape)
 
 
 class AdapterHandle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -37,6 +38,39 @@ _TEXT_SETS = {
 }
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rank and alpha of every layer.
+
+    Attributes:
+        rank: r.
+        alpha: None means alpha = r, whatever r a pattern gives.
+        conv_rank: r of convolutions with a kernel above 1x1; None takes `rank`.
+        conv_alpha: their alpha; None keeps the proportion alpha : rank of the other layers.
+        ranks, alphas: by layer pattern; the last match wins, over the settings above.
+    """
+
+    rank: int
+    alpha: float | None = None
+    conv_rank: int | None = None
+    conv_alpha: float | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, key: LayerKey, weight_shape: tuple[int, ...]) -> tuple[int, float]:
+        """Rank and alpha of a layer, before a kind folds its own scaling into alpha."""
+        usual_rank, usual_alpha = self.rank, self.alpha
+        if max(weight_shape[2:], default=1) > 1:
+            usual_rank = self.rank if self.conv_rank is None else self.conv_rank
+            if self.conv_alpha is not None:
+                usual_alpha = self.conv_alpha
+            elif self.alpha is not None:
+                usual_alpha = self.alpha * usual_rank / self.rank
+        rank = by_pattern(self.ranks, key, usual_rank)
+        alpha = by_pattern(self.alphas, key, usual_alpha)
+        return rank, float(rank if alpha is None else alpha)
 
 
 def select(targets: str, part: str, candidates: Iterable[LayerKey]) -> list[LayerKey]:
