@@ -40,7 +40,7 @@ class AdapterConfig:
     Attributes:
         kind: `lora`, `rslora` (scale alpha / sqrt(r)), `dora`, `loha` or `lokr`; see `variants`.
         dora_axis: whose channels DoRA's magnitude scales; other kinds have none.
-        lokr_factor: how LoKr splits channels, as `variants.lokr.split` takes it.
+        lokr_factor: how LoKr splits channels, as `shapes.split` takes it.
         targets: UNet layers, as `targets.select` takes them.
         text_targets: text-encoder layers, likewise.
         rank: r.

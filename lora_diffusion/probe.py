@@ -16,8 +16,7 @@ from lora_diffusion.factors import DoRAFactors, Factors, LoHaFactors, LoKrFactor
 from lora_diffusion.injection import AdapterConfig
 from lora_diffusion.keys import UNET, LayerKey
 from lora_diffusion.randomness import generator
-from lora_diffusion.shapes import Shape
-from lora_diffusion.variants.lokr import lokr_shapes
+from lora_diffusion.shapes import Shape, lokr_shapes
 
 DELTA_RMS = 1e-3  # of an update's numbers: far inside every number format, and small beside weights
 WEIGHT_RMS = 0.02  # about that of Stable Diffusion's weights, on which DoRA's norms depend

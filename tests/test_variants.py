@@ -16,8 +16,8 @@ from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError
 from lora_diffusion.factors import LoKrFactors, LoRAFactors
 from lora_diffusion.layers import AdaptedLayer
+from lora_diffusion.shapes import split
 from lora_diffusion.variants import Adapter, DoRA, LoRA, RsLoRA, from_factors, variant
-from lora_diffusion.variants.lokr import split
 from tests.test_layers import KEY, Holder, conv, conv_1x1, linear
 
 RANK, ALPHA = 4, 6.0

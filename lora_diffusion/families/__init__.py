@@ -9,14 +9,37 @@ How a location becomes a base, file by file:
 - `weights` puts tensors into models, `tokenizer` finds CLIP's, `assemble` makes the base of them.
 - `base` is what a base can do; `latent_unet` does what all share, `sd` and `sdxl` what differs,
   with `prompts` and `schedulers`.
+- `locate` and `outline` say where a base lies and what it is made of, without loading it.
+
+Names are imported on first use (PEP 562): `detect`, `locate` and `outline` of this package say
+what a base is without torch.
 """
 
-from lora_diffusion.families.base import (
-    Conditioning,
-    DiffusionBase,
-    LatentDistribution,
-    PictureSize,
-)
-from lora_diffusion.families.load import load_base
+from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_diffusion.families.base import (
+        Conditioning,
+        DiffusionBase,
+        LatentDistribution,
+        PictureSize,
+    )
+    from lora_diffusion.families.load import load_base
+
+_HOMES = {
+    "Conditioning": "base",
+    "DiffusionBase": "base",
+    "LatentDistribution": "base",
+    "PictureSize": "base",
+    "load_base": "load",
+}
 __all__ = ["Conditioning", "DiffusionBase", "LatentDistribution", "PictureSize", "load_base"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lora_diffusion.families' has no attribute '{name}'")
+    return getattr(import_module(f"lora_diffusion.families.{_HOMES[name]}"), name)

@@ -58,7 +58,7 @@ def fetch(
         InputError: the hub cannot be reached, knows no such model, or does not give it out; or
             the model has no weights in safetensors.
     """
-    cached = _cached_folder(repo)
+    cached = cached_folder(repo)
     if cached is not None:
         return cached
     from huggingface_hub import HfApi, snapshot_download
@@ -171,7 +171,7 @@ def _files_of(part: str, stem: str, variant: str | None, sizes: Mapping[str, int
     return [name for name in sizes if shard.fullmatch(name)]
 
 
-def _cached_folder(repo: str) -> Path | None:
+def cached_folder(repo: str) -> Path | None:
     """The snapshot of `repo` in the cache, if nothing is missing from it."""
     index = cached_file(repo, MODEL_INDEX)
     if index is None:

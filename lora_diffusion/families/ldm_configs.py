@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.families.detect import UNET_PREFIX, VAE_PREFIX, read_json
+from lora_diffusion.families.detect import (
+    SD1_TEXT_PREFIX,
+    SD2_TEXT_PREFIX,
+    SDXL_TEXT_2_PREFIX,
+    SDXL_TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    read_json,
+)
 from lora_diffusion.families.layout import AGAIN, SCHEDULER_CONFIG
+from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2
 
 CLIP_HEAD = 64  # width of one attention head in every CLIP text encoder
 UNET_HEAD = 64  # and in the UNets of SD2.x and SDXL; SD1.x has eight heads at any width
@@ -21,6 +30,16 @@ SD2_V_SAMPLE_SIZE = 96  # SD2.x with v-prediction was trained at 768 px
 _OPEN_CLIP_H_LAYERS = (23, 24)
 _PER_LEVEL = 3  # input blocks from one resolution to the next: two layers and the step down
 _VAE_LEVELS = range(4)
+
+# Architecture -> text-encoder part -> prefix of its tensors, and whether it is OpenCLIP's.
+TEXTS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "sd15": {TEXT_ENCODER: (SD1_TEXT_PREFIX, False)},
+    "sd21": {TEXT_ENCODER: (SD2_TEXT_PREFIX, True)},
+    "sdxl": {
+        TEXT_ENCODER: (SDXL_TEXT_PREFIX, False),
+        TEXT_ENCODER_2: (SDXL_TEXT_2_PREFIX, True),
+    },
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 

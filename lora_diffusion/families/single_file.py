@@ -19,10 +19,6 @@ from lora_diffusion.families.assemble import VAE, assemble
 from lora_diffusion.families.base import DiffusionBase, Prediction
 from lora_diffusion.families.detect import (
     EMA_PREFIX,
-    SD1_TEXT_PREFIX,
-    SD2_TEXT_PREFIX,
-    SDXL_TEXT_2_PREFIX,
-    SDXL_TEXT_PREFIX,
     TITLES,
     UNET_PREFIX,
     VAE_PREFIX,
@@ -30,20 +26,10 @@ from lora_diffusion.families.detect import (
 from lora_diffusion.families.layout import AGAIN
 from lora_diffusion.families.request import Request
 from lora_diffusion.formats.header import Header
-from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from lora_diffusion.keys import TEXT_ENCODER_2, UNET
 
 # What a VAE's own training leaves in some files.
 _TRAINING_LEFTOVERS = (VAE_PREFIX + "loss.", VAE_PREFIX + "model_ema.")
-
-# Architecture -> text-encoder part -> prefix of its tensors, and whether it is OpenCLIP's.
-_TEXTS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
-    "sd15": {TEXT_ENCODER: (SD1_TEXT_PREFIX, False)},
-    "sd21": {TEXT_ENCODER: (SD2_TEXT_PREFIX, True)},
-    "sdxl": {
-        TEXT_ENCODER: (SDXL_TEXT_PREFIX, False),
-        TEXT_ENCODER_2: (SDXL_TEXT_2_PREFIX, True),
-    },
-}
 
 Shapes = Mapping[str, tuple[int, ...]]
 Convert = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
@@ -67,7 +53,7 @@ def load(request: Request, header: Header) -> DiffusionBase:
     prediction = stated or (_measured(request, unet) if arch == "sd21" else _assumed(request, unet))
     if arch == "sd21" and prediction == "v_prediction":
         unet.register_to_config(sample_size=ldm_configs.SD2_V_SAMPLE_SIZE)
-    texts = _TEXTS[arch]
+    texts = ldm_configs.TEXTS[arch]
     request.on_progress(f"Loading the VAE and the text encoder{'s' if len(texts) > 1 else ''}")
     models = {UNET: unet, VAE: _vae(request, header)}
     for part, (prefix, is_open_clip) in texts.items():
@@ -104,7 +90,7 @@ def _assumed(request: Request, unet: nn.Module) -> Prediction:
 
 
 def _require_parts(where: str, shapes: Shapes, arch: str) -> None:
-    texts = _TEXTS[arch]
+    texts = ldm_configs.TEXTS[arch]
     wanted = [(VAE_PREFIX, "VAE")]
     for part, (prefix, _) in texts.items():
         name = part.replace("_", " ") if len(texts) > 1 else "text encoder"

@@ -17,11 +17,12 @@ from torch import nn
 from lora_diffusion.algebra import MagnitudeAxis
 from lora_diffusion.factors import Factors, FactorsKind
 from lora_diffusion.keys import LayerKey
+from lora_diffusion.shapes import lokr_shapes
 from lora_diffusion.variants.adapter import Adapter, Init, weight_of
 from lora_diffusion.variants.dora import DoRA
 from lora_diffusion.variants.full import Full
 from lora_diffusion.variants.loha import LoHa
-from lora_diffusion.variants.lokr import LoKr, lokr_shapes
+from lora_diffusion.variants.lokr import LoKr
 from lora_diffusion.variants.lora import LoRA, RsLoRA
 
 __all__ = [
@@ -55,7 +56,7 @@ def variant(
 
     Args:
         dora_axis: DoRA's axis; no other kind has one.
-        lokr_factor: how LoKr splits channels, as `lokr.split` takes it; no other kind does.
+        lokr_factor: how LoKr splits channels, as `shapes.split` takes it; no other kind does.
     """
     kinds: dict[KindName, Variant] = {
         "lora": LoRA,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora_diffusion.factors import LoKrFactors
 from lora_diffusion.keys import LayerKey
 from lora_diffusion.randomness import generator
-from lora_diffusion.shapes import Shape, lokr_shapes, split
+from lora_diffusion.shapes import Shape
 from lora_diffusion.variants.adapter import Adapter, Init, empty_parameter
 
 

@@ -13,7 +13,7 @@ import torch
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import hub, load_base
-from lora_diffusion.families.load import locate
+from lora_diffusion.families.locate import locate
 from tests.families.checks import same
 from tests.families.hub_server import Hub, running
 from tests.families.other_models import make_sdxl, save_sdxl

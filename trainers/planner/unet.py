@@ -102,14 +102,15 @@ class Unet:
         net, wide = self.net, _TIME_WIDTHS * first
         parts = [("time_embedding", first)]
         if self.config.get("addition_embed_type") == "text_time":
-            told = int(self.config["projection_class_embeddings_input_dim"])
-            parts.append(("add_embedding", told))
+            parts.append(
+                ("add_embedding", int(self.config["projection_class_embeddings_input_dim"]))
+            )
         embedded: list[Stored] = []
         for name, inputs in parts:
-            x = net.layer(f"{name}.linear_1", net.tape.tensor(batch * inputs), batch, (wide, inputs))
-            embedded.append(
-                net.layer(f"{name}.linear_2", silu(net.tape, x), batch, (wide, wide))
+            x = net.layer(
+                f"{name}.linear_1", net.tape.tensor(batch * inputs), batch, (wide, inputs)
             )
+            embedded.append(net.layer(f"{name}.linear_2", silu(net.tape, x), batch, (wide, wide)))
         return embedded[0] if len(embedded) == 1 else add(net.tape, *embedded)
 
     def _resnet(

@@ -71,17 +71,13 @@ def _groups(config: Config) -> int:
     return int(config.get("norm_num_groups") or 32)
 
 
-def _middle(
-    net: Net, config: Config, path: str, x: Stored, grid: Grid, width: int
-) -> Stored:
+def _middle(net: Net, config: Config, path: str, x: Stored, grid: Grid, width: int) -> Stored:
     groups = _groups(config)
     x = _resnet(net, f"{path}.mid.0", x, grid, width, width, groups)
     if config.get("mid_block_add_attention", True):
         square, tape = (width, width), net.tape
         h = norm(tape, x, width, grid.batch * groups)
-        q, k, v = (
-            net.layer(f"{path}.mid.{n}", h, grid.positions, square) for n in ("q", "k", "v")
-        )
+        q, k, v = (net.layer(f"{path}.mid.{n}", h, grid.positions, square) for n in ("q", "k", "v"))
         h = attention(tape, q, k, v, grid.positions)
         h = net.layer(f"{path}.mid.out", h, grid.positions, square)
         x = scaled(tape, add(tape, h, x))
