@@ -25,6 +25,7 @@ from lora_diffusion.files import replace_atomically
 
 StepCallback = Callable[[int, int], None]
 BATCH_SIZE = 4
+_DECODED_PX = 512 * 512  # of pictures in one pass of the decoder, which needs most memory of all
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def draw(
                 on_step(before + rows * step, total)
 
         latents = _sample(base, batch, encoded[first : first + size], report)
-        images += to_images(base.decode_latents(latents))
+        at_a_time = max(1, _DECODED_PX // (batch[0].width_px * batch[0].height_px))
+        for rows in latents.split(at_a_time):
+            images += to_images(base.decode_latents(rows))
         done += size * batch[0].sampling_steps
     return images
 

@@ -24,8 +24,8 @@ from trainers.planner.unet import Unet
 from trainers.spec import JobSpec
 
 Phase = Literal["encode pictures", "draw class pictures", "train", "draw previews"]
-_DRAWN_AT_ONCE = 4  # generate.BATCH_SIZE
-_ENCODED_AT_ONCE = 4
+# Pictures that go through a model at once: no more than this many, and no more px.
+_AT_ONCE, _ENCODED_PX, _DECODED_PX = 4, 4 * 512**2, 512**2
 _HALF = 2
 _8BIT_FROM = 4096  # bitsandbytes keeps 32 bits for smaller tensors
 # Of a CUDA process: its context and kernels, and what the allocator can't use of its blocks.
@@ -102,13 +102,15 @@ class _Plan:
         )
         adapter = sum(self._adapter_bytes(tensors) for _, tensors in self._adapter_tensors())
         activations = self._step(adapted)
-        phases: dict[Phase, int] = {"encode pictures": everything + self._encoding()}
+        waiting = weights[UNET] if spec.model.low_memory and not spec.data.class_pictures else 0
+        phases: dict[Phase, int] = {"encode pictures": everything - waiting + self._encoding()}
         if spec.data.class_pictures:
-            phases["draw class pictures"] = everything + self._drawing(self._side_px, {})
+            phases["draw class pictures"] = everything + self._drawing(self._side_px, {}, _AT_ONCE)
         phases["train"] = kept + adapter + activations
         if spec.preview.enabled:
             side = spec.preview.size_px or self._side_px
-            phases["draw previews"] = kept + adapter + self._drawing(side, adapted)
+            drawn = 1 if spec.model.low_memory else _AT_ONCE
+            phases["draw previews"] = kept + adapter + self._drawing(side, adapted, drawn)
         most = max(phases.values())
         overhead = int(_GPU_OWN_BYTES + _GPU_UNUSED * most) if self.gpu else 0
         return Estimate(phases, kept, adapter, activations, overhead)
@@ -156,25 +158,22 @@ class _Plan:
         return net.tape.peak(backward=True)
 
     def _encoding(self) -> int:
-        tape = self._tape(self._vae_width)
-        vae.encode(
-            Net(tape, VAE),
-            self.outline.configs[VAE],
-            Grid(_ENCODED_AT_ONCE, self._side_px, self._side_px),
-        )
+        side, tape = self._side_px, self._tape(self._vae_width)
+        grid = Grid(_at_once(side, _ENCODED_PX), side, side)
+        vae.encode(Net(tape, VAE), self.outline.configs[VAE], grid)
         return tape.peak(backward=False)
 
-    def _drawing(self, side_px: int, adapted: Mapping[LayerKey, Adapted]) -> int:
+    def _drawing(self, side_px: int, adapted: Mapping[LayerKey, Adapted], pictures: int) -> int:
         """The UNet with guidance, then the decoder."""
         config = self.outline.configs[UNET]
         side = side_px // self.outline.latent_factor
-        guided = 2 if self.spec.preview.cfg > 1 else 1
-        batch = _DRAWN_AT_ONCE * guided
+        batch = pictures * (2 if self.spec.preview.cfg > 1 else 1)
         tape = self._tape()
         context = tape.tensor(batch * clip.TOKENS * int(config["cross_attention_dim"]))
         Unet(Net(tape, UNET, adapted), config, context, clip.TOKENS).write(batch, side, side)
         decoding = self._tape(self._vae_width)
-        vae.decode(Net(decoding, VAE), self.outline.configs[VAE], Grid(_DRAWN_AT_ONCE, side, side))
+        grid = Grid(min(pictures, _at_once(side_px, _DECODED_PX)), side, side)
+        vae.decode(Net(decoding, VAE), self.outline.configs[VAE], grid)
         return max(tape.peak(backward=False), decoding.peak(backward=False))
 
     def _weights(self, part: str) -> int:
@@ -251,3 +250,12 @@ def tensor_sizes(spec: JobSpec, shape: Shape, rank: int) -> list[int]:
     if kind == "dora":
         return [*factors, shape[1] if spec.adapter.dora_axis == "in" else outputs]
     return factors
+
+
+def _at_once(side_px: int, most_px: int) -> int:
+    return max(1, min(_AT_ONCE, most_px // side_px**2))
+
+
+def size(count: int) -> str:
+    """Bytes for people: "7.4 GB", "43 MB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

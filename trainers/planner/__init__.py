@@ -1,0 +1,1 @@
+"""What a run will take: memory by estimate (`estimate`, `savings`; no torch) and by trial (`probe`)."""
