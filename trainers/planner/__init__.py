@@ -1,1 +1,1 @@
-"""What a run will take: memory by estimate (`estimate`, `savings`; no torch) and by trial (`probe`)."""
+"""What a run will take: `estimate` and `savings` without torch, `probe` by trial."""
