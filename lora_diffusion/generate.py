@@ -114,7 +114,7 @@ def draw(
 
         latents = _sample(base, batch, encoded[first : first + size], report)
         at_a_time = max(1, _DECODED_PX // (batch[0].width_px * batch[0].height_px))
-        for rows in latents.split(at_a_time):
+        for rows in torch.split(latents, at_a_time):
             images += to_images(base.decode_latents(rows))
         done += size * batch[0].sampling_steps
     return images

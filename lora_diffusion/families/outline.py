@@ -41,7 +41,8 @@ class Outline:
     @property
     def latent_factor(self) -> int:
         """Pixels per latent, along one side."""
-        return 2 ** (len(self.configs[VAE]["block_out_channels"]) - 1)
+        halvings: int = len(self.configs[VAE]["block_out_channels"]) - 1
+        return 1 << halvings
 
     @property
     def native_size_px(self) -> int:

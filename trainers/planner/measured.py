@@ -25,7 +25,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
     changes = [
         (event.start_ns(), event.nbytes())
-        for event in told.profiler.kineto_results.events()  # type: ignore[union-attr]
+        for event in told.profiler.kineto_results.events()
         if event.name() == "[memory]"
     ]
     alive = most = 0
