@@ -108,6 +108,7 @@ def test_it_is_what_its_name_says(name: str) -> None:
         assert (spec.adapter.rank, spec.schedule.batch_size, spec.schedule.accumulate) == (8, 1, 4)
     if family(name) in ("illustrious", "pony", "noobai"):
         assert spec.model.clip_skip == 2
+        assert (spec.data.shuffle_parts, spec.data.keep_parts) == (True, 1)  # captions are tags
         first, *_, plain = spec.preview.prompts
         assert "{trigger}" in first
         assert "{trigger}" not in plain
