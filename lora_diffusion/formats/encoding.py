@@ -32,8 +32,9 @@ from lora_diffusion.formats.arch import ARCH_NAMES
 from lora_diffusion.formats.dialect import KIND_NAMES
 from lora_diffusion.formats.diffusers_names import CLIP_LEVEL, PEFT_PREFIX
 from lora_diffusion.formats.kohya_names import kohya_stem, lycoris_stem
-from lora_diffusion.formats.layer_names import is_layer
+from lora_diffusion.formats.layer_names import is_layer, kernel_of
 from lora_diffusion.keys import PARTS, TEXT_ENCODER, UNET, LayerKey
+from lora_diffusion.shapes import without_unit_kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +97,11 @@ def _leaves(key: LayerKey, factors: Factors, format: str) -> Iterator[tuple[str,
             yield "lora_down.weight", factors.down
             yield "lora_up.weight", factors.up
         case LoHaFactors():
+            _check_kernel(key, factors, format)
             for name, tensor in factors.tensors().items():
                 yield f"hada_{name}", tensor.flatten(1)
         case LoKrFactors():
+            _check_kernel(key, factors, format)
             for name, tensor in factors.tensors().items():
                 yield f"lokr_{name}", tensor.flatten(1) if name == "w2_b" else tensor
         case FullFactors():
@@ -112,6 +115,16 @@ def _leaves(key: LayerKey, factors: Factors, format: str) -> Iterator[tuple[str,
                 "has no way to tell its magnitude's axis."
             )
         yield "dora_scale", factors.magnitude
+
+
+def _check_kernel(key: LayerKey, factors: Factors, format: str) -> None:
+    """LoHa's and LoKr's factors are written flat: readers take the kernel from the layer."""
+    kernel = without_unit_kernel(factors.weight_shape)[2:]
+    if kernel != kernel_of(key):
+        raise InputError(
+            f"The layer '{key}' has a {factors.kind} update of shape {list(factors.weight_shape)}, "
+            f"but no model has that kernel there, and the {format} format takes it from the model."
+        )
 
 
 def _narrowed_alpha(key: LayerKey, alpha: float, dtype: torch.dtype) -> Tensor:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_diffusion.errors import listed
+from lora_diffusion.errors import AdapterFileError, listed
 from lora_diffusion.formats.header import Header, refuse
 from lora_diffusion.formats.layer_names import kernel_of
 from lora_diffusion.formats.measure import Axis, Kind, Measured, Tensors, measure
-from lora_diffusion.formats.spelling import ALPHA, Leaf, Spelling
+from lora_diffusion.formats.spelling import ALPHA, Leaf, Spelling, refuse_unknown
 from lora_diffusion.keys import LayerKey
 from lora_diffusion.shapes import Shape, without_unit_kernel
 
@@ -77,31 +77,42 @@ def lay_out(
 
     Raises:
         AdapterFileError: a layer is incomplete or told twice, its factors don't match each other
-            or the base, or their product is absurdly large.
+            or the base, or their product is absurdly large. The message names up to five
+            layers or tensors with which something is wrong.
     """
     grouped: dict[LayerKey, dict[Leaf, str]] = {}
+    twice: list[str] = []
     for name, place in spelling.tensors.items():
         leaves = grouped.setdefault(place.key, {})
         if place.leaf in leaves:
-            refuse(
-                source,
-                f"the tensors '{leaves[place.leaf]}' and '{name}' are the same part of one layer",
-                "It was put together wrongly; export it again with the tool that made it.",
-            )
+            twice += [leaves[place.leaf], name]
         leaves[place.leaf] = name
+    refuse_unknown(
+        source,
+        twice,
+        "are the same part of one layer, two by two",
+        "It was put together wrongly; export it again with the tool that made it.",
+    )
     if not grouped:
         refuse(source, "it holds no tensors of a LoRA", "Give a LoRA file.")
     if base_shapes is not None:
         missing = [key for key in grouped if key not in base_shapes]
         if missing:
-            layers = "layer" if len(missing) == 1 else "layers"
-            refuse(source, f"the base has no {layers} {listed(missing)}", _OTHER_BASE)
-    laid = tuple(
-        _layer(source, shapes, key, leaves, spelling, base_shapes)
-        for key, leaves in grouped.items()
-    )
-    _check_fit(source, laid)
-    return laid
+            word = "layer" if len(missing) == 1 else "layers"
+            refuse(source, f"the base has no {word} {listed(missing)}", _OTHER_BASE)
+    layers: list[LayerLayout] = []
+    wrong: dict[str, AdapterFileError] = {}
+    for key, leaves in grouped.items():
+        try:
+            layers.append(_layer(source, shapes, key, leaves, spelling, base_shapes))
+        except AdapterFileError as error:
+            wrong[str(key)] = error
+    if wrong:
+        first, *others = wrong
+        also = f" Nor can these be used: {listed(others, shown=4)}." if others else ""
+        raise AdapterFileError(f"{wrong[first]}{also}")
+    _check_fit(source, tuple(layers))
+    return tuple(layers)
 
 
 def check_header(header: Header) -> None:

@@ -16,11 +16,18 @@ from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.errors import AdapterFileError, InputError
-from lora_diffusion.factors import DoRAFactors, LoRAFactors
+from lora_diffusion.factors import (
+    DoRAFactors,
+    Factors,
+    FullFactors,
+    LoHaFactors,
+    LoKrFactors,
+    LoRAFactors,
+)
 from lora_diffusion.formats import FORMATS, decoding, load_adapter, read_adapter, save_adapter
 from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.encoding import encode
-from lora_diffusion.formats.layer_names import by_flat_name
+from lora_diffusion.formats.layer_names import by_flat_name, kernel_of
 from lora_diffusion.formats.reading import lay_out_spelled, spell
 from lora_diffusion.keys import PARTS, LayerKey
 
@@ -101,6 +108,38 @@ _LAYER = st.builds(
     st.integers(0, 1 << 30),
     st.sampled_from([None, "in", "out"]),
 )
+_SIZES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
+
+
+def loha(size: tuple[int, int, int], kernel: tuple[int, ...], alpha: float) -> LoHaFactors:
+    rank, inputs, outputs = size
+    w1_a, w2_a = (numbers(outputs, rank, seed=seed) for seed in (1, 2))
+    w1_b, w2_b = (numbers(rank, inputs, *kernel, seed=seed) for seed in (3, 4))
+    return LoHaFactors(w1_a, w1_b, w2_a, w2_b, alpha)
+
+
+def lokr(
+    size: tuple[int, int, int], kernel: tuple[int, ...], alpha: float, factored: tuple[bool, bool]
+) -> LoKrFactors:
+    rank, inputs, outputs = size
+    w1 = (numbers(2, 3, seed=1),)
+    if factored[0]:
+        w1 = (numbers(2, rank, seed=1), numbers(rank, 3, seed=2))
+    w2 = (numbers(outputs, inputs, *kernel, seed=3),)
+    if factored[1]:
+        w2 = (numbers(outputs, rank, seed=3), numbers(rank, inputs, *kernel, seed=4))
+    made = LoKrFactors(w1, w2, alpha)
+    return made if any(factored) else replace(made, alpha=float(made.rank))
+
+
+_KERNELS = st.sampled_from([(), (3, 3)])
+_ALPHA = st.floats(0.015625, 64, width=32)
+_OTHER_LAYER = st.one_of(
+    st.builds(loha, _SIZES, _KERNELS, _ALPHA),
+    st.builds(lokr, _SIZES, _KERNELS, _ALPHA, st.tuples(st.booleans(), st.booleans())),
+    st.builds(lambda size, kernel: FullFactors(numbers(*size[1:], *kernel, seed=0)),
+              _SIZES, _KERNELS),
+)  # fmt: skip
 _ALL_KEYS = sorted(key for part in PARTS for key in by_flat_name(part).values())
 
 
@@ -109,6 +148,46 @@ def _adapters(draw: st.DrawFn) -> AdapterFile:
     arch = draw(st.sampled_from(sorted(VERSIONS)))
     layers = draw(st.dictionaries(st.sampled_from(_ALL_KEYS), _LAYER, min_size=1, max_size=6))
     return adapter_of(arch, layers)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    layers=st.dictionaries(
+        st.sampled_from([key for key in _ALL_KEYS if "add_embedding" not in key.path]),
+        st.one_of(_LAYER, _OTHER_LAYER, _OTHER_LAYER),
+        min_size=1,
+        max_size=5,
+    )
+)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_kind_makes_the_round_or_is_named(
+    format: str, layers: dict[LayerKey, Factors]
+) -> None:
+    adapter = adapter_of("sdxl", layers)
+    others = [f for f in layers.values() if not isinstance(f, LoRAFactors)]
+    hada = [(k, f) for k, f in layers.items() if isinstance(f, LoHaFactors | LoKrFactors)]
+    try:
+        tensors = encode(adapter, torch.float32, format).pieces
+    except InputError as error:
+        text = str(error)
+        if "knows only LoRA and DoRA" in text:
+            assert others
+            assert format in ("diffusers", "peft")
+        elif "no model has that kernel" in text:
+            assert any(f.weight_shape[2:] != kernel_of(k) for k, f in hada)
+        elif "no name for layer" in text:
+            assert format == "lycoris"
+            assert any(key.part != "unet" for key in layers)
+        else:
+            assert "magnitude" in text or "some plain LoRA" in text
+            assert any(isinstance(f, DoRAFactors) for f in layers.values())
+        return
+    assert format in ("kohya", "lycoris") or not others
+    if format == "peft":
+        return  # a folder; `test_files_of_every_dialect_and_base` reads it back
+    assert len(tensors[""]) == len(set(tensors[""]))
+    back = through(adapter, format)
+    assert_same(adapter, replace(back, arch="sdxl"), alpha_is_folded=format == "diffusers")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -318,6 +397,20 @@ def test_up_to_five_unknown_names_are_shown(shaped_file: Write) -> None:
     with pytest.raises(AdapterFileError, match=r"lora_unet_no_.* and 22 more belong") as caught:
         load_adapter(path)
     assert str(caught.value).count("'lora_unet_no_") == 5
+
+
+def test_up_to_five_more_misshapen_layers_and_twins_are_shown(shaped_file: Write) -> None:
+    paths = [key for key in by_flat_name("unet") if key.endswith("attn2_to_k")][:9]
+    bad = sdxl_names(*(f"lora_unet_{path}" for path in paths))
+    bad |= {name: ("F32", [3, 8]) for name in bad if "lora_down" in name}
+    rank = r"disagree about the rank: 3 and 2\..* and 4 more\."
+    with pytest.raises(AdapterFileError, match=rank) as caught:
+        load_adapter(write_ones(shaped_file, bad))
+    assert str(caught.value).count("attn2.to_k") == 4
+    twins = sdxl_names(TE1_STEM, TE_STEM)
+    told = r"'lora_te1_.*', 'lora_te_.*' and 1 more are the same part"
+    with pytest.raises(AdapterFileError, match=told):
+        load_adapter(write_ones(shaped_file, twins))
 
 
 BUNDLED = "bundle_emb.cat.string_to_param.*"
