@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -16,7 +14,7 @@ from trainers.data.source import Source
 
 
 def read_mask(
-    picture: Source, mask: Path | None, max_megapixels: int = MAX_MEGAPIXELS
+    picture: Source, mask: Source | None, max_megapixels: int = MAX_MEGAPIXELS
 ) -> Image.Image | None:
     """The mask of `picture` as 8-bit grey, upright: white is looked at, black is not.
 
