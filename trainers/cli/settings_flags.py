@@ -77,7 +77,7 @@ def _value(value: object, field: FieldInfo) -> object:
 def _default(field: FieldInfo) -> str:
     default = field.get_default()
     if field.annotation is bool:
-        return ""  # argparse shows which of the two flags there are
+        return f"(default: {'yes' if default else 'no'})"
     if default is None or default == () or default == "":
         return ""
     return f"(default: {default})"

@@ -17,7 +17,7 @@ from trainers.spec import JobSpec
 GUI = {
     "LoRA_type": "Standard",
     "pretrained_model_name_or_path": "/models/sdxl.safetensors",
-    "additional_parameters": '--network_train_unet_only --lr_scheduler_type X --ip_noise_gamma=0.1',
+    "additional_parameters": "--network_train_unet_only --lr_scheduler_type X --ip_noise_gamma=0.1",
     "bucket_no_upscale": True,
     "bucket_reso_steps": 64,
     "caption_dropout_rate": 0.05,
