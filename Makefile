@@ -42,11 +42,12 @@ browser:
 	|| echo "No Chromium: the browser tests will be skipped."
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -m 'not big'
+	$(BIN)/python -m pytest -m 'not big and not soak'
 
-# Longer checks: true-size models with random weights (about 12 GB of memory and 10 GB of disk).
+# Longer checks: every case of what the tests try some of, and true-size models with random weights
+# (about 12 GB of memory and 10 GB of disk).
 soak: $(STAMP)
-	$(BIN)/python -m pytest -m big
+	$(BIN)/python -m pytest -m 'big or soak'
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.inference

@@ -1,0 +1,139 @@
+"""Training on from any checkpoint gives the same bytes as never having stopped.
+
+On a tiny base, with everything on that could tell: text encoder, dropouts, caption dropout,
+accumulation, class pictures, moving average. `make soak` tries every step of 60.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+from tests.families.sd15_models import WIDTH, make_models, save_folder
+from trainers.jobs import RunDir
+from trainers.layering import build_spec
+from trainers.run import run
+from trainers.spec import JobSpec, OptimizerKind, OptimSpec
+from trainers.stopping import StopSignal
+
+EVERYTHING: dict[str, Any] = {
+    "model": {"precision": "fp32", "device": "cpu"},
+    "data": {"caption_dropout": 0.3, "trigger": "sks"},
+    "adapter": {
+        "rank": 3,
+        "rank_dropout": 0.2,
+        "module_dropout": 0.2,
+        "neuron_dropout": 0.1,
+    },
+    "objective": {"min_snr_gamma": 5.0, "noise_offset": 0.1, "multires_levels": 2},
+    "preview": {"enabled": False},
+    "save": {"name": "mine", "dtype": "fp32", "keep_checkpoints": 1000},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "adamw": {"lr_unet": 1e-2, "lr_text": 1e-2, "ema_decay": 0.99, "max_norm": 0.3},
+    "schedulefree": {"kind": "schedulefree", "lr_unet": 1e-2},
+    "prodigy": {"kind": "prodigy", "d_coef": 2.0, "lr_schedule": "cosine_restarts"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings that name a tiny base and three pictures."""
+    root = tmp_path_factory.mktemp("world")
+    models = make_models()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        models.unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 16),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+    base = save_folder(models, root / "base")
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (64, 64), colour).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text(f"sks, a {colour} square", encoding="utf-8")
+    return {
+        "model": {"base": str(base)},
+        "data": {"folder": str(root), "resolution_px": 64},
+    }
+
+
+def settings(world: dict[str, Any], steps: int, optim: dict[str, Any]) -> JobSpec:
+    schedule = {"steps": steps, "batch_size": 1, "accumulate": 2}
+    rest = {"optim": optim, "schedule": schedule, "save": {"checkpoint_every_steps": 1}}
+    return build_spec([EVERYTHING, world, rest])
+
+
+def train(spec: JobSpec, folder: Path, *, resuming: bool = False) -> str:
+    """The adapter's bytes after the header, hashed; the header holds times."""
+    outcome = run(spec, RunDir(folder), StopSignal(), resuming=resuming)
+    assert outcome.adapter is not None
+    content = outcome.adapter.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    return hashlib.sha256(content[8 + header :]).hexdigest()
+
+
+def train_on(spec: JobSpec, whole: Path, step: int, folder: Path) -> str:
+    """As if the run in `whole` had been cut short after `step` steps."""
+    (folder / "checkpoints").mkdir(parents=True)
+    name = f"checkpoints/step-{step:08d}.safetensors"
+    shutil.copy(whole / name, folder / name)
+    return train(spec, folder, resuming=True)
+
+
+def check(world: dict[str, Any], root: Path, optim: dict[str, Any], total: int, ks: range) -> None:
+    spec = settings(world, total, optim)
+    whole = train(spec, root / "whole")
+    for k in ks:
+        assert train_on(spec, root / "whole", k, root / f"from-{k}") == whole, f"from step {k}"
+        shutil.rmtree(root / f"from-{k}")
+    other = settings(world, total, {**optim, "lr_warmup_steps": 5})
+    assert train(other, root / "other") != whole  # the hash can tell
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_gives_the_same_bytes(world, tmp_path, method):
+    check(world, tmp_path, METHODS[method], 9, range(1, 9, 3))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_gives_the_same_bytes_from_every_step(world, tmp_path, method):
+    check(world, tmp_path, METHODS[method], 60, range(1, 60))
+
+
+SCHEDULES = get_args(OptimSpec.model_fields["lr_schedule"].annotation)
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        *({"kind": kind} for kind in get_args(OptimizerKind) if kind not in METHODS),
+        *({"lr_schedule": schedule} for schedule in SCHEDULES),
+    ],
+    ids=lambda optim: next(iter(optim.values())),
+)
+def test_every_optimizer_and_schedule_resumes(world, tmp_path, optim):
+    spec = settings(world, 3, optim)
+    assert train(spec, tmp_path / "a") == train_on(spec, tmp_path / "a", 2, tmp_path / "b")
