@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -62,23 +62,6 @@ def make_accelerator(placement: Placement, accumulate: int) -> Accelerator:
         gradient_accumulation_steps=accumulate,
         cpu=placement.device.type == "cpu",
     )
-
-
-def use_xformers(unet: Any, device: torch.device) -> None:
-    """Switch the UNet's attention to xformers.
-
-    Raises:
-        InputError: not installed, or no kernel for this device.
-    """
-    if device.type != "cuda":
-        raise InputError("model.attention = xformers needs an NVIDIA GPU. Use sdpa.")
-    try:
-        unet.enable_xformers_memory_efficient_attention()
-    except (ImportError, ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"model.attention = xformers can't be used ({str(error).splitlines()[0]}). Install it "
-            "with pip install 'lora-diffusion[xformers]', or use sdpa."
-        ) from None
 
 
 def peak_bytes(device: torch.device) -> int:

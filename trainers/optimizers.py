@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,7 +94,6 @@ def set_group_state(optimizer: Optimizer, state: Sequence[Mapping[str, float]]) 
 
 
 def _adamw8bit() -> Any:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of unrelated kernels
     try:
         from bitsandbytes.optim import AdamW8bit
     except (ImportError, RuntimeError, OSError) as error:

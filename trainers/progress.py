@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 
@@ -100,7 +101,8 @@ class Reporter:
 
 
 def silence_libraries() -> None:
-    """Turn off the bars that transformers and diffusers draw while they load a model."""
+    """Turn off the bars of transformers and diffusers, and bitsandbytes' word on kernels."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import diffusers
     import transformers
 

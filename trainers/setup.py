@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
 from trainers.spec import AdapterSpec, JobSpec
 from trainers.teller import Teller
+from trainers.unet_options import compile_unet, configure, recompute_activations
 
 
 def find_pictures(spec: JobSpec, teller: Teller) -> tuple[list[Picture], list[Picture]]:
@@ -76,8 +76,7 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         base.vae.to(placement.device)
         for part in set(base.parts) - {UNET}:
             base.parts[part].to(placement.device)
-    if model.attention == "xformers":
-        devices.use_xformers(base.unet, placement.device)
+    configure(base.unet, model, placement)
     return base
 
 
@@ -131,7 +130,9 @@ def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
         ),
     )
     if spec.model.gradient_checkpointing:
-        _recompute_activations(base)
+        recompute_activations(base.parts.values())
+    if spec.model.compile:
+        compile_unet(base.unet, base.device)
     return handle
 
 
@@ -227,12 +228,3 @@ def total_steps(spec: JobSpec, order: Order) -> int:
     if schedule.steps:
         return schedule.steps
     return -(-order.batches_in_epochs(schedule.epochs or 1) // schedule.accumulate)
-
-
-def _recompute_activations(base: DiffusionBase) -> None:
-    for part in base.parts.values():
-        model: Any = part
-        if hasattr(model, "enable_gradient_checkpointing"):  # diffusers
-            model.enable_gradient_checkpointing()
-        else:  # transformers
-            model.activation_checkpointing_enable()

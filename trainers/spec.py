@@ -65,8 +65,10 @@ class ModelSpec(Section):
         description="Arithmetic of the frozen base; adapters train in fp32. auto: bf16 on a GPU "
         "that has it, fp16 on an older one, fp32 on the CPU.",
     )
-    attention: Literal["sdpa", "xformers"] = Field(
-        "sdpa", description="Attention kernel; xformers needs its extra and a GPU."
+    attention: Literal["sdpa", "xformers", "sliced"] = Field(
+        "sdpa",
+        description="Attention: torch's own kernels; xformers (its extra and a GPU); sliced, a "
+        "head at a time, for devices without a kernel that saves memory.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, slower."
@@ -75,6 +77,14 @@ class ModelSpec(Section):
         False,
         description="The UNet waits in main memory until the pictures are encoded, and previews "
         "are drawn one at a time: less GPU memory at its peak.",
+    )
+    fp8_base: bool = Field(
+        False,
+        description="Keep the frozen UNet in 8 bits (fp8 e4m3) and compute in bf16 or fp16: half "
+        "its memory, slightly off; of use with gradient_checkpointing.",
+    )
+    compile: bool = Field(
+        False, description="Compile the UNet (torch.compile): minutes at first, faster on GPUs."
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads; unset leaves the choice to torch."
@@ -746,7 +756,15 @@ class JobSpec(Section):
         return self.adapter.text_targets != "none" and max(rates) > 0
 
     @model_validator(mode="after")
-    def _max_norm_is_of_low_rank_updates(self) -> JobSpec:
+    def _adapter_fits_the_method(self) -> JobSpec:
+        adapter = self.adapter
+        dropouts = (adapter.rank_dropout, adapter.module_dropout, adapter.neuron_dropout)
+        if self.model.compile and any(dropouts):
+            raise ValueError(
+                "model.compile: adapter.rank_dropout, adapter.module_dropout and "
+                "adapter.neuron_dropout draw their masks outside of what can be compiled. Leave "
+                "one or the other out"
+            )
         if self.optim.max_norm is not None and self.adapter.kind not in ("lora", "rslora"):
             raise ValueError(
                 f"optim.max_norm is for adapter.kind lora and rslora, not {self.adapter.kind}: "
