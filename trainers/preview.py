@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_diffusion.errors import InputError
-from lora_diffusion.families.base import DiffusionBase
-from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, encode, save_png
+from lora_diffusion.families.base import Conditioning, DiffusionBase
+from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, save_png
 from trainers.data.captions import without_trigger
 from trainers.data.scan import Picture
 from trainers.spec import JobSpec
@@ -72,9 +72,16 @@ class Previewer:
         ]
         self._encoded: EncodedPrompts | None = None
 
-    def keep_prompts(self) -> None:
+    @property
+    def prompts(self) -> list[str]:
+        """All that is encoded for the previews, negative prompts too."""
+        return [text for p in self.pictures for text in (p.prompt, p.negative)]
+
+    def keep_prompts(self, encode: Callable[[Sequence[str]], Conditioning]) -> None:
         """Encode the prompts now, because the text encoder is about to be freed."""
-        self._encoded = encode(self.base, self.pictures)
+        self._encoded = EncodedPrompts(
+            encode([p.prompt for p in self.pictures]), encode([p.negative for p in self.pictures])
+        )
 
     def files_at(self, step: int) -> list[PreviewFile]:
         """Where the previews of `step` lie, drawn or not."""

@@ -104,6 +104,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
     base = setup.open_base(spec, placement, teller)
+    if spec.data.cache == "disk" and spec.trains_text:
+        teller.note("The text encoder trains, so captions are encoded at each step, not cached.")
     begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
     classes += setup.find_classes(base, spec, side_px, run_dir, teller)
@@ -125,7 +127,9 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     if spec.preview.enabled:
         prompts = preview_prompts(spec, instances)
         previewer = Previewer(base, spec, prompts, side_px, run_dir.previews)
-    prompt_cache = setup.cache_prompts(base, handle, dataset, previewer)
+    prompt_cache = setup.cache_prompts(
+        base, spec, dataset, previewer, teller.counter("prompts", "encoding captions")
+    )
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
     trainer = Trainer(

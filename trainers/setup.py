@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.dropout import Dropout
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.factors import DoRAFactors, Factors
-from lora_diffusion.families import Conditioning, DiffusionBase, load_base
+from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET, LayerKey
 from trainers import devices
-from trainers.data import doctor, tokens
+from trainers.data import doctor, prepare, tokens
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.data.problems import refuse_errors
+from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
 from trainers.jobs import RunDir
 from trainers.optim import NOTHING_IS_TRAINED, own_rate
@@ -70,6 +71,7 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         prediction=model.prediction,
         zero_snr=model.zero_snr,
         clip_skip=model.clip_skip,
+        put_off=() if staged else prepare.put_off(spec),
         on_progress=lambda text: teller.phase("load", text),
     )
     if staged:
@@ -207,19 +209,27 @@ def _shapes(factors: Factors) -> dict[str, list[int]]:
 
 
 def cache_prompts(
-    base: DiffusionBase, handle: AdapterHandle, dataset: Dataset, previewer: Previewer | None
-) -> dict[str, Conditioning] | None:
-    """Every caption encoded once and the text encoder freed; None where it is being trained."""
-    if any(key.part != UNET for key in handle.layers):
+    base: DiffusionBase,
+    spec: JobSpec,
+    dataset: Dataset,
+    previewer: Previewer | None,
+    on_progress: Callable[[int, int], None],
+) -> KeptPrompts | None:
+    """Every caption encoded once and the text encoder freed.
+
+    None where it is being trained, or `data.cache` is off.
+    """
+    if spec.trains_text:
         return None
-    captions = [*dataset.captions(), ""]
-    chunks = max(base.prompt_chunks(caption) for caption in captions)
-    with torch.no_grad():
-        cached = {c: base.encode_prompts([c], chunks=chunks) for c in captions}
+    kept = prepare.keep_prompts(base, spec, [*dataset.captions(), ""], on_progress)
+    if kept is None:
+        return None
     if previewer:
-        previewer.keep_prompts()
+        shown = prepare.keep_prompts(base, spec, previewer.prompts, on_progress)
+        assert shown is not None
+        previewer.keep_prompts(shown.rows)
     base.free_text_encoders()
-    return cached
+    return kept
 
 
 def total_steps(spec: JobSpec, order: Order) -> int:

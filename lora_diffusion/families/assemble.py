@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from lora_diffusion.families import tokenizer, weights
 from lora_diffusion.families.base import DiffusionBase, Prediction
+from lora_diffusion.families.latent_unet import VAE
 from lora_diffusion.families.request import Request
 from lora_diffusion.families.sd import StableDiffusion
 from lora_diffusion.families.sdxl import StableDiffusionXL
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
-
-VAE = "vae"
 
 
 def text_parts(arch: str) -> tuple[str, ...]:
@@ -28,6 +30,7 @@ def assemble(
     prediction: Prediction,
     *,
     zero_empty: bool = True,
+    put_off: Mapping[str, Callable[[], Any]] | None = None,
 ) -> DiffusionBase:
     """The base made of `models` (part -> model) and `words` (text-encoder part -> tokenizer).
 
@@ -35,6 +38,7 @@ def assemble(
         scheduler_config: as the base says it; what it predicts and whether it ends without signal
             are replaced.
         zero_empty: SDXL alone: an empty prompt is zeros.
+        put_off: part -> what loads it, of those that are empty in `models`.
 
     Raises:
         InputError: a tokenizer does not fit its encoder, the UNet is of another kind, or clip
@@ -42,15 +46,18 @@ def assemble(
     """
     for part, own in words.items():
         tokenizer.check_fits(own, models[part], request.where)
+    later = put_off or {}
     settled: dict[str, Any] = {
-        part: weights.settle(model, request.device) for part, model in models.items()
+        part: model if part in later else weights.settle(model, request.device)
+        for part, model in models.items()
     }
     scheduler = dict(scheduler_config) | {
         "prediction_type": prediction,
         "rescale_betas_zero_snr": request.has_zero_snr,
     }
+    base: StableDiffusion | StableDiffusionXL
     if request.found.arch == "sdxl":
-        return StableDiffusionXL(
+        base = StableDiffusionXL(
             arch=request.found.arch,
             name=request.name,
             unet=settled[UNET],
@@ -64,14 +71,24 @@ def assemble(
             clip_skip=request.clip_skip,
             zero_empty=zero_empty,
         )
-    return StableDiffusion(
-        arch=request.found.arch,
-        name=request.name,
-        unet=settled[UNET],
-        vae=settled[VAE],
-        text_encoder=settled[TEXT_ENCODER],
-        tokenizer=words[TEXT_ENCODER],
-        scheduler_config=scheduler,
-        prediction=prediction,
-        clip_skip=request.clip_skip,
-    )
+    else:
+        base = StableDiffusion(
+            arch=request.found.arch,
+            name=request.name,
+            unet=settled[UNET],
+            vae=settled[VAE],
+            text_encoder=settled[TEXT_ENCODER],
+            tokenizer=words[TEXT_ENCODER],
+            scheduler_config=scheduler,
+            prediction=prediction,
+            clip_skip=request.clip_skip,
+        )
+    base.location = request.path
+    if VAE in later:
+        base.vae_dtype = request.vae_dtype
+    base.put_off({part: partial(_load, load, request) for part, load in later.items()})
+    return base
+
+
+def _load(load: Callable[[], Any], request: Request) -> nn.Module:
+    return weights.settle(load(), request.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -105,11 +106,22 @@ class DiffusionBase(ABC):
     name: str  # short name for people and metadata
     prediction: Prediction
     parts: dict[str, nn.Module]  # what adapters go on: unet, text_encoder, …
-    vae: nn.Module
+    vae_dtype: torch.dtype  # the number format in which the VAE works
+    location: Path  # the folder or file that it was loaded from
     scheduler_config: dict[str, Any]
     latent_factor: int  # pixels per latent, along one side
     native_size_px: int  # the side it was trained to draw
     size_step_px: int  # sides of pictures that the UNet halves evenly are multiples of it
+
+    @property
+    @abstractmethod
+    def vae(self) -> nn.Module:
+        """The VAE; loaded now if that was put off."""
+
+    @property
+    @abstractmethod
+    def loaded(self) -> frozenset[str]:
+        """Parts whose weights are in memory: all but those that loading put off."""
 
     @property
     def unet(self) -> nn.Module:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import tokenizer, weights
-from lora_diffusion.families.assemble import VAE, assemble, text_parts
+from lora_diffusion.families.assemble import assemble, text_parts
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.families.detect import MODEL_INDEX, read_json
+from lora_diffusion.families.latent_unet import VAE
 from lora_diffusion.families.layout import SCHEDULER_CONFIG, Weights, check_complete, tokenizers
 from lora_diffusion.families.request import Request
 from lora_diffusion.formats.header import Header, read_header
@@ -38,14 +40,18 @@ def load(request: Request) -> DiffusionBase:
     models = {UNET: _diffusers_model(request, UNET, request.dtype, unet_files)}
     texts = text_parts(arch)
     request.on_progress(f"Loading the VAE and the text encoder{'s' if len(texts) > 1 else ''}")
-    models[VAE] = _diffusers_model(request, VAE, request.vae_dtype, found[VAE])
-    models |= {part: _text_encoder(request, part, headers[part]) for part in texts}
+    load = {VAE: partial(_diffusers_model, request, VAE, request.vae_dtype, found[VAE])}
+    load |= {part: partial(_text_encoder, request, part, headers[part]) for part in texts}
+    put_off = {part: load[part] for part in load if part in request.put_off}
+    models |= {part: load[part]() for part in load if part not in put_off}
+    models |= {part: _empty(request, part) for part in put_off}
     return assemble(
         request,
         models,
         _tokenizers(request),
         read_json(path / SCHEDULER_CONFIG),
         prediction,
+        put_off=put_off,
         zero_empty=bool(read_json(path / MODEL_INDEX).get(_ZERO_EMPTY, True)),
     )
 
@@ -88,6 +94,19 @@ def _diffusers_model(request: Request, part: str, dtype: torch.dtype, files: Wei
     weights.check_loaded(info, where)
     weights.check_finite(model, where)
     return model
+
+
+def _empty(request: Request, part: str) -> Any:
+    """The VAE or a text encoder without its weights."""
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL
+
+    where = f"{request.where}, {part}"
+    config = read_json(request.path / part / "config.json")
+    if part != VAE:
+        return weights.empty_text_encoder(config, where, part)
+    with weights.loading(where), init_empty_weights():
+        return AutoencoderKL.from_config(config)
 
 
 def _text_encoder(request: Request, part: str, headers: list[Header]) -> Any:

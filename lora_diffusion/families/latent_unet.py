@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from lora_diffusion.families.base import DiffusionBase, LatentDistribution, Pred
 from lora_diffusion.keys import UNET
 
 IN_CHANNELS = 4
+VAE = "vae"
 
 
 class LatentUNet(DiffusionBase):
@@ -48,7 +49,10 @@ class LatentUNet(DiffusionBase):
         self.arch = arch
         self.name = name
         self.parts = {UNET: unet, **text_encoders}
-        self.vae = vae
+        self._vae = vae
+        self._put_off: dict[str, Callable[[], nn.Module]] = {}
+        self.vae_dtype = vae.dtype
+        self._has_vae_encoder = True
         self.scheduler_config = scheduler_config
         self.prediction = prediction
         self.clip_skip = clip_skip
@@ -57,6 +61,23 @@ class LatentUNet(DiffusionBase):
         self.size_step_px = self.latent_factor * 2 ** (len(unet.config.block_out_channels) - 1)
         for model in (*self.parts.values(), vae):
             model.eval().requires_grad_(False)
+
+    @property
+    def vae(self) -> nn.Module:
+        if VAE in self._put_off:
+            self._vae = self._load(VAE)
+            if not self._has_vae_encoder:
+                self.free_vae_encoder()
+        vae: nn.Module = self._vae
+        return vae
+
+    def put_off(self, parts: Mapping[str, Callable[[], nn.Module]]) -> None:
+        """Load these parts when they are first used; until then empty models stand in for them."""
+        self._put_off = dict(parts)
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        return frozenset({VAE, *self.parts}) - self._put_off.keys()
 
     @property
     @abstractmethod
@@ -75,7 +96,7 @@ class LatentUNet(DiffusionBase):
         return LatentDistribution(moments.mean.float(), moments.logvar.float())
 
     def scale_latents(self, latents: Tensor) -> Tensor:
-        vae: Any = self.vae
+        vae: Any = self._vae  # its configuration is there in any case
         scaled: Tensor = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         return scaled
 
@@ -89,16 +110,24 @@ class LatentUNet(DiffusionBase):
     def free_text_encoders(self) -> None:
         for part in [part for part in self.parts if part != UNET]:
             del self.parts[part]
+            self._put_off.pop(part, None)
 
     def free_vae_encoder(self) -> None:
-        vae: Any = self.vae
+        self._has_vae_encoder = False
+        vae: Any = self._vae
         vae.encoder = None
         vae.quant_conv = None
 
     def _text_encoder(self, part: str) -> nn.Module:
         if part not in self.parts:
             raise RuntimeError("the text encoders were freed; encode prompts before that")
+        if part in self._put_off:
+            self.parts[part] = self._load(part)
         return self.parts[part]
+
+    def _load(self, part: str) -> nn.Module:
+        """Load a part that was put off."""
+        return self._put_off.pop(part)().eval().requires_grad_(False)
 
     def _sample_size(self, unet: Any) -> int:
         size = unet.config.sample_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
@@ -44,6 +44,7 @@ def load_base(
     prediction: Prediction | Literal["auto"] = "auto",
     zero_snr: bool | None = None,
     clip_skip: int = 1,
+    put_off: Collection[str] = (),
     on_progress: Progress | None = None,
 ) -> DiffusionBase:
     """Load a base model, frozen and in evaluation mode.
@@ -63,6 +64,8 @@ def load_base(
         zero_snr: whether the noise schedule ends without signal (Lin et al., arXiv:2305.08891);
             None reads it from the base, whose silence means no.
         clip_skip: text-encoder layer counted from the last, from 1.
+        put_off: of `vae` and the text encoders, those to load when they are first used, maybe
+            never; legacy files load all at once.
         on_progress: called with a line of text when something slow begins, and with one that
             says what the base is.
 
@@ -89,6 +92,7 @@ def load_base(
                 zero_snr=zero_snr,
                 clip_skip=clip_skip,
                 on_progress=report,
+                put_off=frozenset(put_off),
             )
 
         if path.is_dir():

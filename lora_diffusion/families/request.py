@@ -45,6 +45,7 @@ class Request:
     zero_snr: bool | None
     clip_skip: int
     on_progress: Progress
+    put_off: frozenset[str] = frozenset()
 
     @property
     def vae_dtype(self) -> torch.dtype:

@@ -8,6 +8,7 @@ accounted for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import ldm_configs, measure, open_clip, tokenizer, weights
-from lora_diffusion.families.assemble import VAE, assemble
+from lora_diffusion.families.assemble import assemble
 from lora_diffusion.families.base import DiffusionBase, Prediction
 from lora_diffusion.families.detect import (
     EMA_PREFIX,
@@ -23,6 +24,7 @@ from lora_diffusion.families.detect import (
     UNET_PREFIX,
     VAE_PREFIX,
 )
+from lora_diffusion.families.latent_unet import VAE
 from lora_diffusion.families.layout import AGAIN
 from lora_diffusion.families.request import Request
 from lora_diffusion.formats.header import Header
@@ -32,6 +34,7 @@ from lora_diffusion.keys import TEXT_ENCODER_2, UNET
 _TRAINING_LEFTOVERS = (VAE_PREFIX + "loss.", VAE_PREFIX + "model_ema.")
 
 Shapes = Mapping[str, tuple[int, ...]]
+Load = Callable[..., Any]  # a part, or with fill=False that part without its weights
 Convert = Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Tensor]]
 
 
@@ -55,10 +58,13 @@ def load(request: Request, header: Header) -> DiffusionBase:
         unet.register_to_config(sample_size=ldm_configs.SD2_V_SAMPLE_SIZE)
     texts = ldm_configs.TEXTS[arch]
     request.on_progress(f"Loading the VAE and the text encoder{'s' if len(texts) > 1 else ''}")
-    models = {UNET: unet, VAE: _vae(request, header)}
+    load: dict[str, Load] = {VAE: partial(_vae, request, header)}
     for part, (prefix, is_open_clip) in texts.items():
         load_text = _open_clip if is_open_clip else _clip
-        models[part] = load_text(request, header, part, prefix)
+        load[part] = partial(load_text, request, header, part, prefix)
+    # A legacy file's tensors lie in a copy that is gone when this returns.
+    put_off = request.put_off & load.keys() if header.path == request.path else frozenset()
+    models = {UNET: unet} | {part: load[part](fill=part not in put_off) for part in load}
     words = tokenizer.find(request.tokenizer, request.on_progress)
     return assemble(
         request,
@@ -66,6 +72,7 @@ def load(request: Request, header: Header) -> DiffusionBase:
         tokenizer.for_parts(words, arch),
         ldm_configs.scheduler_config(arch),
         prediction,
+        put_off={part: load[part] for part in put_off},
     )
 
 
@@ -115,34 +122,42 @@ def _unet(request: Request, header: Header) -> Any:
     return model
 
 
-def _vae(request: Request, header: Header) -> Any:
+def _vae(request: Request, header: Header, *, fill: bool = True) -> Any:
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     where = f"{request.where}, VAE"
     config = ldm_configs.vae_config(header.shapes(), request.found.arch, where)
     model = _empty(AutoencoderKL, config, where)
+    if not fill:
+        return model
     dtype, title = request.vae_dtype, TITLES[request.found.arch]
     _convert(model, config, convert_ldm_vae_checkpoint, header, VAE_PREFIX, dtype, where, title)
     return model
 
 
-def _clip(request: Request, header: Header, part: str, prefix: str) -> Any:
+def _clip(request: Request, header: Header, part: str, prefix: str, *, fill: bool = True) -> Any:
     """OpenAI's encoder, which files keep under the names of transformers."""
     where = f"{request.where}, {part.replace('_', ' ')}"
     config = ldm_configs.clip_config(header.shapes(), prefix, request.found.arch, where)
     model, places = weights.make_text_encoder(config, header.tensors, prefix, where, part)
+    if not fill:
+        return model
     weights.fill(model, weights.read_tensors(header, places, request.dtype), where)
     weights.check_finite(model, where)
     return model
 
 
-def _open_clip(request: Request, header: Header, part: str, prefix: str) -> Any:
+def _open_clip(
+    request: Request, header: Header, part: str, prefix: str, *, fill: bool = True
+) -> Any:
     """OpenCLIP's encoder, under OpenCLIP's names."""
     where = f"{request.where}, {part.replace('_', ' ')}"
     arch = request.found.arch
     config = ldm_configs.open_clip_config(header.shapes(), prefix, arch, part, where)
     model = weights.empty_text_encoder(config, where, part)
+    if not fill:
+        return model
     used = open_clip.used_names(
         header.tensors, prefix, config["num_hidden_layers"], projected=part == TEXT_ENCODER_2
     )

@@ -77,7 +77,7 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
         prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, handle, dataset, previewer),
+        setup.cache_prompts(base, spec, dataset, previewer, lambda *_: None),
     )
     trainer.set_training()
     return trainer

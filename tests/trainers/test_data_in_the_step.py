@@ -64,7 +64,7 @@ def make_trainer(pictures, **data) -> Trainer:
         prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, 1),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, handle, dataset, None),
+        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
     )
 
 

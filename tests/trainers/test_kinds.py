@@ -166,7 +166,7 @@ def make_trainer(
         prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         optimizer,
-        setup.cache_prompts(base, handle, dataset, None),
+        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
     )
     return Made(trainer, spec, optimizer)
 

@@ -41,7 +41,7 @@ def make_trainer(**changes) -> Trainer:
         prepare.make_run_order(spec, dataset),
         devices.make_accelerator(placement, spec.schedule.accumulate),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, handle, dataset, None),
+        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
     )
     trainer.set_training()
     return trainer

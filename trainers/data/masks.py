@@ -27,7 +27,7 @@ def read_mask(
     Raises:
         InputError: a file can't be decoded, is over `max_megapixels`, or is black all over.
     """
-    path: Source = mask or picture
+    path = mask or picture
     try:
         with path.open("rb") as file, open_header(file, max_megapixels) as opened:
             if mask is None and not opened.has_transparency_data:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lora_diffusion.families import DiffusionBase
+from lora_diffusion.families.digests import WeightDigests
+from lora_diffusion.families.latent_unet import VAE
+from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from trainers.data.augment import AugmentRules
 from trainers.data.buckets import BucketRules
-from trainers.data.cache import MemoryStore
+from trainers.data.cache import MemoryStore, Progress, ShardStore, Store, file_digest
 from trainers.data.caption_choice import CaptionRules, read_wildcards
 from trainers.data.dataset import Dataset, VisitRules, place_in_buckets
-from trainers.data.encoding import Job, PictureEncoder
+from trainers.data.encoding import PictureEncoder
 from trainers.data.order import Order, make_order
+from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
 from trainers.spec import DataSpec, JobSpec
 
@@ -32,8 +37,62 @@ def make_dataset(
         place_in_buckets(classes, rules, masked=data.masked_loss),
         visit_rules(spec),
         PictureEncoder(base, masked=data.masked_loss, max_megapixels=data.max_megapixels),
-        None if data.cache == "off" else MemoryStore[Job](),
+        open_store("latents", data),
+        vae=_digest(base, data, (VAE,)),
+        vae_dtype=str(base.vae_dtype),
     )
+
+
+def keep_prompts(
+    base: DiffusionBase, spec: JobSpec, prompts: Sequence[str], on_progress: Progress
+) -> KeptPrompts | None:
+    """Each of `prompts` encoded once; None where `data.cache` is off.
+
+    Raises:
+        InputError: the cache can't be used, or a file of the base can't be read.
+    """
+    store: Store[str] | None = open_store("prompts", spec.data)
+    if store is None:
+        return None
+    texts = sorted(base.parts.keys() - {UNET})
+    encoders = _digest(base, spec.data, texts)
+    if encoders and spec.model.tokenizer:
+        files = sorted(path for path in Path(spec.model.tokenizer).iterdir() if path.is_file())
+        encoders += "".join(file_digest(path) for path in files)
+    return KeptPrompts(
+        base, prompts, store, on_progress, encoders=encoders, clip_skip=spec.model.clip_skip
+    )
+
+
+def open_store(what: str, data: DataSpec) -> Store[Any] | None:
+    """Where `data.cache` keeps records of that kind; None where it keeps none.
+
+    Raises:
+        InputError: the folder can't be used.
+    """
+    if data.cache == "off":
+        return None
+    return ShardStore(cache_folder(data) / what) if data.cache == "disk" else MemoryStore()
+
+
+def cache_folder(data: DataSpec) -> Path:
+    """The folder of the disk cache."""
+    return Path(data.cache_folder or "~/.cache/lora-diffusion").expanduser()
+
+
+def put_off(spec: JobSpec) -> tuple[str, ...]:
+    """Parts of the base that a disk cache may make needless, so that they load when needed."""
+    if spec.data.cache != "disk":
+        return ()
+    text_is_looked_at = spec.trains_text or spec.adapter.start_from is not None
+    return (VAE,) if text_is_looked_at else (VAE, TEXT_ENCODER, TEXT_ENCODER_2)
+
+
+def _digest(base: DiffusionBase, data: DataSpec, parts: Sequence[str]) -> str:
+    """What tells the weights of those parts from others; empty where nothing outlives the run."""
+    if data.cache != "disk":
+        return ""
+    return WeightDigests(cache_folder(data) / "weights.json").of(base.location, parts)
 
 
 def make_run_order(spec: JobSpec, dataset: Dataset) -> Order:
