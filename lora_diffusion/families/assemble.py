@@ -10,7 +10,7 @@ from torch import nn
 
 from lora_diffusion.families import tokenizer, weights
 from lora_diffusion.families.base import DiffusionBase, Prediction
-from lora_diffusion.families.latent_unet import VAE
+from lora_diffusion.families.outline import VAE
 from lora_diffusion.families.request import Request
 from lora_diffusion.families.sd import StableDiffusion
 from lora_diffusion.families.sdxl import StableDiffusionXL

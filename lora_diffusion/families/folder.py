@@ -13,8 +13,8 @@ from lora_diffusion.families import tokenizer, weights
 from lora_diffusion.families.assemble import assemble, text_parts
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.families.detect import MODEL_INDEX, read_json
-from lora_diffusion.families.latent_unet import VAE
 from lora_diffusion.families.layout import SCHEDULER_CONFIG, Weights, check_complete, tokenizers
+from lora_diffusion.families.outline import VAE
 from lora_diffusion.families.request import Request
 from lora_diffusion.formats.header import Header, read_header
 from lora_diffusion.keys import UNET

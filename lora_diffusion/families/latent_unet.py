@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase, LatentDistribution, Prediction
+from lora_diffusion.families.outline import VAE
 from lora_diffusion.keys import UNET
 
 IN_CHANNELS = 4
-VAE = "vae"
 
 
 class LatentUNet(DiffusionBase):

@@ -45,6 +45,12 @@ class Outline:
         return 1 << halvings
 
     @property
+    def size_step_px(self) -> int:
+        """Sides of pictures that the UNet halves evenly are multiples of it."""
+        halvings = len(self.configs[UNET]["block_out_channels"]) - 1
+        return self.latent_factor << halvings
+
+    @property
     def native_size_px(self) -> int:
         """The side it was trained to draw."""
         size = self.configs[UNET].get("sample_size")

@@ -24,8 +24,8 @@ from lora_diffusion.families.detect import (
     UNET_PREFIX,
     VAE_PREFIX,
 )
-from lora_diffusion.families.latent_unet import VAE
 from lora_diffusion.families.layout import AGAIN
+from lora_diffusion.families.outline import VAE
 from lora_diffusion.families.request import Request
 from lora_diffusion.formats.header import Header
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.families.digests import WeightDigests
-from lora_diffusion.families.latent_unet import VAE
+from lora_diffusion.families.outline import VAE
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from trainers.data.augment import AugmentRules
 from trainers.data.buckets import BucketRules
