@@ -165,7 +165,7 @@ def test_wrong_settings_are_one_line(words, problem, tmp_path, capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert problem in err
-    assert not (tmp_path / ".captions.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["000.png"], "something is left behind"
 
 
 def test_a_folder_that_is_not_there(tmp_path, capsys):

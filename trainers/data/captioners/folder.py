@@ -175,15 +175,19 @@ def locked(folder: Path) -> Iterator[None]:
             f"{printable(folder)}: captions can't be written there ({error.strerror}). Give "
             "yourself the right to write, or copy the folder."
         ) from None
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
-        with FileLock(folder / _LOCK, timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise InputError(
             f"{printable(folder)}: another captioning run is at work there. Wait for it or stop it."
         ) from None
-    with suppress(OSError):
-        (folder / _LOCK).unlink()
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
 
 
 def _write(

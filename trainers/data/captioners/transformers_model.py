@@ -110,7 +110,14 @@ def load(
             output_loading_info=True,
         )
     _check_weights(name, len(model.state_dict()), report, context)
-    return Loaded(name, model.to(placement.device).eval(), processor, placement)
+    try:
+        model.to(placement.device)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"{printable(name)}: does not fit into the memory of {placement.device}. Use a smaller "
+            "model, or --device cpu."
+        ) from None
+    return Loaded(name, model.eval(), processor, placement)
 
 
 def _folder(name: str, context: Context) -> Path:

@@ -194,7 +194,7 @@ def test_weights_that_are_not_there_are_counted(copy):
 def test_too_little_memory_names_the_batch(models, monkeypatch):
     captioner = opened("blip", model=str(models("blip")))
 
-    def full(**inputs: Any) -> None:
+    def full(*model: Any, **inputs: Any) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(captioner.loaded.model, "generate", full)
@@ -202,6 +202,9 @@ def test_too_little_memory_names_the_batch(models, monkeypatch):
         captioner.caption(several())
     with pytest.raises(InputError, match="smaller model"):
         captioner.caption([shot()])
+    monkeypatch.setattr(type(captioner.loaded.model), "to", full)
+    with pytest.raises(InputError, match="does not fit into the memory of cpu"):
+        opened("blip", model=str(models("blip")))
 
 
 def test_a_hub_model_is_fetched_once_and_nothing_but_what_is_needed(copy, tmp_path, monkeypatch):
