@@ -40,6 +40,8 @@ TORCH_FREE = [
     "trainers.data.captioners.template",
     "trainers.data.captioners.wd14",
     "trainers.data.buckets",
+    "trainers.data.bucket_settings",
+    "trainers.data.caption_choice",
     "trainers.data.decode",
     "trainers.data.doctor",
     "trainers.data.fixes",

@@ -1,9 +1,14 @@
-"""What a run would do, from its settings and the pictures' names alone: no torch, no decoding."""
+"""What a run would do, from its settings and the pictures' headers alone: no torch, no decoding."""
 
 from __future__ import annotations
 
-from lora_diffusion.errors import printable
-from trainers.data.scan import outline
+import math
+
+from lora_diffusion.errors import InputError, printable
+from trainers.data.bucket_settings import rules_by_outline
+from trainers.data.buckets import BucketCount, count, fit, split_evenly
+from trainers.data.decode import read_size
+from trainers.data.scan import find, outline
 from trainers.data.subsets import Subset
 from trainers.spec import DataSpec, JobSpec
 
@@ -18,22 +23,28 @@ def plan(spec: JobSpec) -> str:
     found = sum(number for part, number in parts if not part.is_class)
     pictures = sum(part.repeats * number for part, number in parts if not part.is_class)
     classes = spec.data.class_pictures + sum(number for part, number in parts if part.is_class)
+    used, bucket_lines = _buckets(spec)
     schedule = spec.schedule
     per_step = schedule.batch_size * schedule.accumulate
     share = 1 - (spec.data.class_fraction if classes else 0)
     instances_per_step = per_step * share
+    if used and not classes:  # what is left of a bucket is a smaller batch
+        batches = sum(len(split_evenly(each.visits, schedule.batch_size)) for each in used)
+        instances_per_step = pictures * schedule.accumulate / batches
     if schedule.steps:
         steps = schedule.steps
         epochs = steps * instances_per_step / max(1, pictures)
     else:
         epochs = float(schedule.epochs or 1)
-        steps = -(-round(epochs * pictures) // max(1, round(instances_per_step)))
+        steps = math.ceil(epochs * pictures / instances_per_step)
     side = spec.data.resolution_px
-    size = f"{side} x {side} px" if side else "squares of the base's own size"
+    size = f"{side} x {side} px" if side else "the base's own size"
+    shape = f"{'in buckets around' if spec.data.buckets else 'cropped to squares of'} {size}"
     lines = [
         f"base          {spec.model.base}",
-        f"pictures      {found} in {_place(spec.data)}, cropped to {size}",
+        f"pictures      {found} in {_place(spec.data)}, {shape}",
         *(_part_line(part, number) for part, number in parts if part.name),
+        *bucket_lines,
         f"class         {classes} pictures" if classes else "class         none",
         f"length        {steps:,} steps, {epochs:.1f} passes over the pictures",
         f"batch         {schedule.batch_size} x {schedule.accumulate} accumulated",
@@ -41,6 +52,31 @@ def plan(spec: JobSpec) -> str:
         f"text encoder {spec.adapter.text_targets if spec.optim.lr_text else 'none'}",
     ]
     return "\n".join(lines)
+
+
+def _buckets(spec: JobSpec) -> tuple[list[BucketCount], list[str]]:
+    """The buckets that the instance pictures fall into, and a line for each."""
+    if not spec.data.buckets:
+        return [], []
+    rules = rules_by_outline(spec)
+    if rules is None:
+        return [], ["buckets       known once the base was opened"]
+    try:
+        pictures = [p for p in find(spec.data) if not p.is_class]
+        sizes = [p.size_px or read_size(p.path, spec.data.max_megapixels) for p in pictures]
+    except InputError as error:
+        return [], [f"buckets       not known: {error}"]
+    fits = [fit(size, rules) for size in sizes]
+    placed = [(found, p.repeats) for found, p in zip(fits, pictures, strict=True) if found]
+    used = count([found for found, _ in placed], [repeats for _, repeats in placed])
+    lines = [
+        f"  {each.size_px[1]} x {each.size_px[0]} px: {each.pictures} pictures, shown "
+        f"{each.visits}x an epoch, {each.crop_loss:.0%} cropped"
+        for each in used
+    ]
+    if len(placed) < len(fits):
+        lines.append(f"  {len(fits) - len(placed)} are too small: set data.upscale to enlarge them")
+    return used, [f"buckets       {len(used)}", *lines]
 
 
 def _place(data: DataSpec) -> str:

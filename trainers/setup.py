@@ -17,6 +17,7 @@ from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET, LayerKey
 from trainers import devices
 from trainers.data import doctor, prepare, tokens
+from trainers.data.bucket_settings import rules_by_outline
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.data.problems import refuse_errors
@@ -43,6 +44,7 @@ def find_pictures(spec: JobSpec, teller: Teller) -> tuple[list[Picture], list[Pi
     model = spec.model
     report = doctor.diagnose(
         spec.data,
+        rules=rules_by_outline(spec),
         find_tokens=lambda: tokens.find(model.base, model.tokenizer),
         on_progress=teller.counter("check", "checking pictures"),
     )

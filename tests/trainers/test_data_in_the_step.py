@@ -18,6 +18,7 @@ from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.optim import make_optimizer
+from trainers.plan import plan
 
 SIZES = {"wide": (120, 60), "tall": (60, 120), "square": (70, 70), "wider": (160, 60)}
 STEPS = 5
@@ -171,6 +172,16 @@ def test_pictures_that_are_too_small_are_all_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.png.*90 x 20 px.*upscale true[\s\S]*b\.png"):
         make_trainer(tmp_path)
     assert make_trainer(tmp_path, upscale=True).batch(0).sizes[0].target_px == (32, 128)
+
+
+def test_the_plan_lists_the_buckets_and_counts_their_batches(pictures):
+    lines = plan(build_spec([settings(pictures), {"schedule": {"epochs": 3}}])).splitlines()
+    assert "buckets       4" in lines
+    assert "  80 x 48 px: 1 pictures, shown 1x an epoch, 17% cropped" in lines
+    assert any(line.startswith("length        12 steps, 3.0 passes") for line in lines)
+    square = plan(build_spec([settings(pictures, buckets=False), {"schedule": {"epochs": 3}}]))
+    assert "squares" in square
+    assert "length        6 steps, 3.0 passes" in square
 
 
 def test_a_run_with_buckets_resumes_bit_for_bit_and_tells_of_them(pictures, tmp_path, train):

@@ -11,7 +11,7 @@ from lora_diffusion.families.digests import WeightDigests
 from lora_diffusion.families.outline import VAE
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from trainers.data.augment import AugmentRules
-from trainers.data.buckets import BucketRules
+from trainers.data.bucket_settings import bucket_rules
 from trainers.data.cache import MemoryStore, Progress, ShardStore, Store, file_digest
 from trainers.data.caption_choice import CaptionRules, read_wildcards
 from trainers.data.dataset import Dataset, VisitRules, place_in_buckets
@@ -104,22 +104,6 @@ def make_run_order(spec: JobSpec, dataset: Dataset) -> Order:
         seed=spec.schedule.seed,
         batch_size=spec.schedule.batch_size,
         whole_epochs=spec.data.buckets,
-    )
-
-
-def bucket_rules(data: DataSpec, native_size_px: int, size_step_px: int) -> BucketRules:
-    """The buckets for a base that draws squares of that side, in steps of that size.
-
-    Raises:
-        InputError: there are none.
-    """
-    return BucketRules.around(
-        data.resolution_px or native_size_px,
-        data.bucket_step_px or size_step_px,
-        min_px=data.bucket_min_px,
-        max_px=data.bucket_max_px,
-        upscale=data.upscale,
-        square=not data.buckets,
     )
 
 
