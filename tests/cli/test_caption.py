@@ -59,7 +59,7 @@ def test_killed_and_resumed(name, tmp_path, processes, capsys):
 
     process = processes.Process(target=main, args=(command,))
     process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(captions(pictures)) < 3 and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.001)
     process.kill()
