@@ -1,10 +1,12 @@
 """How long the data side takes, and in how much memory.
 
     python -m benchmarks.data scan --pictures 100000 --folder DIR
+    python -m benchmarks.data loader
 
 `scan` makes a folder of synthetic pictures with captions (once; it is kept), and times in a process
 of its own each: the first look (walk, captions, decoding, hashing, duplicates, index), the second
 look through the index, and the walk with captions alone. Peak memory is the process's own (RSS).
+`loader` is explained in `benchmarks.loader`.
 """
 
 from __future__ import annotations
@@ -37,11 +39,19 @@ def main(argv: list[str] | None = None) -> int:
     look.add_argument("index", type=Path)
     walk = commands.add_parser("walk", help="walk and captions alone, as the others start it")
     walk.add_argument("folder", type=Path)
+    loader = commands.add_parser("loader", help="loading pictures against a plain PIL loop")
+    loader.add_argument("--pictures", type=int, default=32)
+    loader.add_argument("--pairs", type=int, default=12)
+    loader.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
     if arguments.command == "look":
         _print(_measured(lambda: _look(arguments.folder, arguments.index)))
     elif arguments.command == "walk":
         _print(_measured(lambda: _walk(arguments.folder)))
+    elif arguments.command == "loader":
+        from benchmarks.loader import measure_loader
+
+        _print(measure_loader(arguments.pictures, arguments.pairs, arguments.threads))
     else:
         _print(measure_scan(arguments.folder, arguments.pictures))
     return 0

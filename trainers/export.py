@@ -22,7 +22,7 @@ from trainers.data.scan import Picture
 from trainers.layering import to_toml
 from trainers.lr_schedule import warmup_steps
 from trainers.optimizers import TOLD_NAMES
-from trainers.spec import AdapterSpec, JobSpec
+from trainers.spec import AdapterSpec, JobSpec, Section
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,16 @@ def without_paths(spec: JobSpec) -> JobSpec:
     data = spec.data.model_copy(
         update={
             "folder": public_name(spec.data.folder),
-            "class_folder": spec.data.class_folder and public_name(spec.data.class_folder),
+            **_named_only(spec.data, "class_folder", "wildcard_folder", "cache_folder"),
+            "subsets": tuple(
+                subset.model_copy(
+                    update={
+                        "folder": public_name(subset.folder),
+                        **_named_only(subset, "mask_folder"),
+                    }
+                )
+                for subset in spec.data.subsets
+            ),
         }
     )
     model = spec.model.model_copy(
@@ -158,6 +167,13 @@ def without_paths(spec: JobSpec) -> JobSpec:
         update={"start_from": spec.adapter.start_from and public_name(spec.adapter.start_from)}
     )
     return spec.model_copy(update={"data": data, "model": model, "adapter": adapter})
+
+
+def _named_only(section: Section, *fields: str) -> dict[str, str]:
+    """Those of the fields that are set, cut to their last name."""
+    return {
+        field: public_name(getattr(section, field)) for field in fields if getattr(section, field)
+    }
 
 
 def base_weights_hash(location: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,10 +14,10 @@ from lora_diffusion.randomness import uniform
 from trainers.data import augment, buckets, caption_choice
 from trainers.data.augment import AugmentRules
 from trainers.data.buckets import BucketRules, Size
-from trainers.data.cache import LatentKey, Progress, Store, digest, file_digest
+from trainers.data.cache import LatentKey, Progress, Record, Store, digest, file_digest
 from trainers.data.caption_choice import CaptionRules
 from trainers.data.decode import read_size
-from trainers.data.encoding import Job, PictureEncoder, Sample, moments
+from trainers.data.encoding import Job, Sample, moments
 from trainers.data.order import Member, Visit
 from trainers.data.scan import Picture
 
@@ -70,6 +70,7 @@ class Dataset:
     """Pictures, with the rules and the records by which visits to them are shown.
 
     Args:
+        encode: makes the records of jobs, see `encoding.PictureEncoder`.
         store: where records are kept; None makes them at each visit.
         vae, vae_dtype: SHA-256 and number format of the VAE, for the records' keys.
     """
@@ -79,7 +80,7 @@ class Dataset:
         instances: Sequence[Sample],
         classes: Sequence[Sample],
         rules: VisitRules,
-        encode: PictureEncoder,
+        encode: Callable[[Sequence[Job]], Sequence[Record]],
         store: Store[Job] | None,
         *,
         vae: str = "",
