@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lora_diffusion.errors import InputError
+from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.injection import AdapterHandle
 from lora_diffusion.randomness import normal
@@ -36,6 +36,7 @@ from trainers.optim import limit_norms, set_lr, shown_lr
 from trainers.spec import JobSpec
 
 _MAX_BAD_STEPS = 3
+_MAX_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step's outcome; `step` counts the finished ones, from 1."""
+    """One step's outcome; `step` counts the finished ones, from 1.
+
+    `skipped` names the pictures of a step that was left out because it was not finite.
+    """
 
     step: int
     loss: float
@@ -77,6 +81,7 @@ class StepResult:
     grad_norm: float
     seconds: float
     peak_bytes: int
+    skipped: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -142,6 +147,15 @@ class Trainer:
             grad_norm=grad_norm,
             seconds=time.perf_counter() - began,
             peak_bytes=peak_bytes(self.base.device),
+            skipped=self._pictures_of(step) if self._bad_steps else (),
+        )
+
+    def _pictures_of(self, step: int) -> tuple[str, ...]:
+        micros = range(
+            step * self.spec.schedule.accumulate, (step + 1) * self.spec.schedule.accumulate
+        )
+        return tuple(
+            self.dataset.picture(visit).name for m in micros for visit in self.order.batch(m)
         )
 
     def batch(self, micro: int) -> Batch:
@@ -207,10 +221,11 @@ class Trainer:
             self.optimizer.zero_grad()
             self._bad_steps += 1
             if self._bad_steps >= _MAX_BAD_STEPS:
+                pictures = ", ".join(map(printable, self._pictures_of(step)[:_MAX_NAMED]))
                 raise InputError(
-                    f"The loss was not a finite number {_MAX_BAD_STEPS} times in a row. Lower "
-                    "optim.lr_unet, or use --model.precision fp32 or bf16. The adapter as it was "
-                    "before is kept."
+                    f"The loss was not a finite number {_MAX_BAD_STEPS} times in a row, the last "
+                    f"time with {pictures}. Lower optim.lr_unet, or use --model.precision fp32 "
+                    "or bf16. The adapter as it was before is kept."
                 )
             return 0.0
         self._bad_steps = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 
@@ -76,8 +77,10 @@ class Reporter:
 
     def step(self, done: int, loss: float) -> None:
         """One more step is done."""
-        old = loss if self._loss is None else self._loss
-        self._loss = old + _SMOOTHING * (loss - old)
+        if math.isfinite(loss):
+            old = loss if self._loss is None else self._loss
+            self._loss = old + _SMOOTHING * (loss - old)
+        told = "…" if self._loss is None else f"{self._loss:.4f}"
         now = time.monotonic()
         taken, self._last = now - self._last, now
         before = taken if self._seconds is None else self._seconds
@@ -85,13 +88,11 @@ class Reporter:
         speed = 1 / max(1e-9, self._seconds)
         shown = f"{speed:.2f} steps/s" if speed >= 1 else f"{1 / max(speed, 1e-9):.1f} s/step"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, loss=f"{self._loss:.4f}", speed=shown)
+            self._bar.update(self._task, completed=done, loss=told, speed=shown)
         elif now - self._said_at >= _PLAIN_EVERY_SECONDS or done == self._total:
             self._said_at = now
             left = (self._total - done) / max(speed, 1e-9)
-            self.say(
-                f"step {done}/{self._total}  loss {self._loss:.4f}  {shown}  {duration(left)} left"
-            )
+            self.say(f"step {done}/{self._total}  loss {told}  {shown}  {duration(left)} left")
 
     def end(self) -> None:
         """The steps are over; the bar stays where it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lora_diffusion.errors import printable
 from trainers.data.doctor import Report
 from trainers.events import EventLog
 from trainers.loop import StepResult
@@ -66,6 +67,13 @@ class Teller:
             seconds=round(result.seconds, 4),
             peak_bytes=result.peak_bytes,
         )
+        if result.skipped:
+            more = len(result.skipped) - _MAX_LINES
+            names = ", ".join(map(printable, result.skipped[:_MAX_LINES]))
+            self.note(
+                f"Step {result.step} was left out, its loss or gradient is not a finite number. "
+                f"Pictures: {names}" + (f" and {more} more." if more > 0 else ".")
+            )
         self.reporter.step(result.step, result.loss)
 
 

@@ -14,10 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from PIL import Image
 
-from tests.families.sd15_models import WIDTH, make_models, save_folder
 from trainers.jobs import RunDir
 from trainers.layering import build_spec
 from trainers.run import run
@@ -50,33 +47,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings that name a tiny base and three pictures."""
-    root = tmp_path_factory.mktemp("world")
-    models = make_models()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        models.unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 16),
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=WIDTH,
-            attention_head_dim=4,
-            layers_per_block=1,
-            norm_num_groups=4,
-        )
-    base = save_folder(models, root / "base")
-    for number, colour in enumerate(("red", "green", "blue")):
-        Image.new("RGB", (64, 64), colour).save(root / f"{number}.png")
-        (root / f"{number}.txt").write_text(f"sks, a {colour} square", encoding="utf-8")
-    return {
-        "model": {"base": str(base)},
-        "data": {"folder": str(root), "resolution_px": 64},
-    }
 
 
 def settings(world: dict[str, Any], steps: int, optim: dict[str, Any]) -> JobSpec:

@@ -149,6 +149,10 @@ class Dataset:
         }
         return sorted(found)
 
+    def picture(self, visit: Visit) -> Picture:
+        """The picture that is visited."""
+        return self._sample(visit).picture
+
     def _sample(self, visit: Visit) -> Sample:
         return (self.classes if visit.is_class else self.instances)[visit.index]
 
