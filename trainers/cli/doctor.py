@@ -16,7 +16,6 @@ from lora_diffusion.errors import InputError, printable
 from trainers.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from trainers.data.buckets import BucketRules
     from trainers.data.doctor import Report
     from trainers.spec import JobSpec
 
@@ -52,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.folder:
         raise InputError("Name the folder of pictures to look at, or pass --system.")
     from trainers.data import tokens
+    from trainers.data.bucket_settings import bucket_rules, rules_by_outline
     from trainers.data.doctor import diagnose
 
     spec = _spec(arguments)
@@ -59,7 +59,8 @@ def _run(arguments: argparse.Namespace) -> int:
     tokenizer = arguments.tokenizer or spec.model.tokenizer
     report = diagnose(
         spec.data,
-        rules=_rules(spec),
+        rules=(rules_by_outline(spec) if base else None)
+        or bucket_rules(spec.data, _DEFAULT_SIDE_PX, _DEFAULT_STEP_PX),
         find_tokens=lambda: tokens.find(base, tokenizer),
         captions_needed=_is_settings(arguments.folder) or spec.data.trigger is not None,
         on_progress=None if arguments.json else _progress,
@@ -102,13 +103,6 @@ def _spec(arguments: argparse.Namespace) -> JobSpec:
 
 def _is_settings(given: str) -> bool:
     return given.lower().endswith(".toml")
-
-
-def _rules(spec: JobSpec) -> BucketRules:
-    """The buckets that a training with these settings has, as far as they say."""
-    from trainers.data.buckets import BucketRules
-
-    return BucketRules.around(spec.data.resolution_px or _DEFAULT_SIDE_PX, _DEFAULT_STEP_PX)
 
 
 def _progress(done: int, total: int) -> None:
