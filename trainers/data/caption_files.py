@@ -36,7 +36,7 @@ Table = Mapping[str, tuple[str, ...]]
 def sidecar_names(name: str, endings: tuple[str, ...] = SIDECAR_ENDINGS) -> tuple[str, ...]:
     """Names that the caption file of the picture `name` may have, the preferred first."""
     plain = without_ending(name)
-    return tuple(start + ending for ending in endings for start in (name, plain))
+    return tuple([start + ending for ending in endings for start in (name, plain)])
 
 
 def sidecar(picture: Path) -> Path | None:

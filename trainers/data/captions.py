@@ -22,4 +22,6 @@ def without_trigger(caption: str, trigger: str | None) -> str:
 
 def has_word(caption: str, word: str) -> bool:
     """Whether `word` stands in `caption` as a whole word."""
+    if word not in caption:
+        return False
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption) is not None

@@ -6,10 +6,12 @@ and what was found is kept in an index for the next time.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -108,20 +110,34 @@ def diagnose(
     Raises:
         InputError: a folder is missing or has no pictures; all else is in the report.
     """
-    found = scan.find_all(data)
+    with _collector_paused():
+        found = scan.find_all(data)
     facts = _examine_all(data, found, index_folder or default_folder(), on_progress or _silent)
-    pictures = [_with_facts(picture, facts[picture.name]) for picture in found.pictures]
-    problems = [p for p in found.problems if captions_needed or p.kind != "no-caption"]
-    problems += _of_files(pictures, facts)
-    problems += _of_copies(pictures, facts)
-    readable = [picture for picture in pictures if not facts[picture.name].error]
-    problems += _of_captions(readable, found.origins)
-    problems += _of_balance(pictures)
-    if rules:
-        problems += of_sizes(pictures, rules)
-    if find_tokens:
-        problems += _of_lengths(pictures, find_tokens)
+    with _collector_paused():
+        pictures = [_with_facts(picture, facts[picture.name]) for picture in found.pictures]
+        problems = [p for p in found.problems if captions_needed or p.kind != "no-caption"]
+        problems += _of_files(pictures, facts)
+        problems += _of_copies(pictures, facts)
+        readable = [picture for picture in pictures if not facts[picture.name].error]
+        problems += _of_captions(readable, found.origins)
+        problems += _of_balance(pictures)
+        if rules:
+            problems += of_sizes(pictures, rules)
+        if find_tokens:
+            problems += _of_lengths(pictures, find_tokens)
     return Report(pictures, facts, found.origins, in_order(problems))
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Spare the collector a million new objects, none in a cycle: half the time of a second look."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def usual_endings(format: str) -> tuple[str, ...]:
@@ -219,7 +235,8 @@ def _examine_all(
 ) -> dict[str, Facts]:
     """Picture's name -> facts: out of the index where it knows them, else by examining it."""
     index = Index(index_folder, [subset.folder for subset in subsets(data)])
-    facts = index.read(found.stats)
+    with _collector_paused():
+        facts = index.read(found.stats)
     fresh: dict[str, Facts] = {}
     todo = [picture for picture in found.pictures if picture.name not in facts]
     total, done = len(found.pictures), len(facts)

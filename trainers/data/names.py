@@ -10,9 +10,10 @@ def base(name: str) -> str:
 
 def ending(name: str) -> str:
     """`.png` of `a/b.c.png`, as it is written; empty where there is none."""
-    own = base(name)
-    dot = own.rfind(".")
-    return own[dot:] if 0 < dot < len(own) - 1 else ""
+    before, dot, after = name.rpartition(".")
+    if not after or not before or "/" in after or before[-1] == "/":
+        return ""
+    return dot + after
 
 
 def without_ending(name: str) -> str:
