@@ -130,7 +130,7 @@ def diagnose(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Spare the collector a million new objects, none in a cycle: half the time of a second look."""
+    """Spare the collector a million new objects, none in a cycle: half of a second look's time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
