@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.families.outline import outline as look_into
 from trainers.data.bucket_settings import rules_by_outline
 from trainers.data.buckets import BucketCount, count, fit, split_evenly
 from trainers.data.decode import read_size
 from trainers.data.scan import find, outline
 from trainers.data.subsets import Subset
+from trainers.planner.estimate import estimate, has_gpu, size
+from trainers.planner.savings import savings
 from trainers.spec import DataSpec, JobSpec
 
 
@@ -51,7 +54,28 @@ def plan(spec: JobSpec) -> str:
         f"adapter       {spec.adapter.kind}, rank {spec.adapter.rank}, {spec.adapter.targets}; "
         f"text encoder {spec.adapter.text_targets if spec.optim.lr_text else 'none'}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_memory(spec)])
+
+
+def _memory(spec: JobSpec) -> list[str]:
+    """What the run takes at its peak, and what would lower it."""
+    gpu = has_gpu(spec.model.device)
+    try:
+        base = look_into(spec.model.base, spec.model.arch)
+        told = estimate(spec, gpu=gpu, outline=base)
+        cheaper = savings(spec, gpu=gpu, outline=base) if gpu else []  # main memory is rarely short
+    except InputError as error:
+        return [f"memory        not known: {error}"]
+    where = "of GPU memory" if gpu else "besides the program itself"
+    parts = (
+        f"weights {size(told.weights)}, adapter {size(told.adapter)}, "
+        f"a step's activations {size(told.activations)}"
+    )
+    return [
+        f"memory        about {size(told.peak)} {where}, most while it has to {told.worst}",
+        f"  training: {parts}",
+        *(f"  less with {saving.line()}" for saving in cheaper),
+    ]
 
 
 def _buckets(spec: JobSpec) -> tuple[list[BucketCount], list[str]]:

@@ -6,6 +6,7 @@ sizes and settings, not from a rule of thumb. It counts tensors; a GPU's own ove
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -26,7 +27,7 @@ from trainers.spec import JobSpec
 Phase = Literal["encode pictures", "draw class pictures", "train", "draw previews"]
 # Pictures that go through a model at once: no more than this many, and no more px.
 _AT_ONCE, _ENCODED_PX, _DECODED_PX = 4, 4 * 512**2, 512**2
-_HALF = 2
+_HALF, _FP8 = 2, 1
 _8BIT_FROM = 4096  # bitsandbytes keeps 32 bits for smaller tensors
 # Of a CUDA process: its context and kernels, and what the allocator can't use of its blocks.
 _GPU_OWN_BYTES, _GPU_UNUSED = 600 << 20, 0.05
@@ -90,16 +91,13 @@ class _Plan:
         weights = {part: self._weights(part) for part in self.outline.configs}
         decoder = self._decoder_weights()
         everything = sum(weights.values())
-        # Encoding needs the whole VAE; after it the decoder is left, and what is trained.
-        kept = (
-            weights[UNET]
-            + decoder
-            + (
-                sum(size for part, size in weights.items() if part not in (UNET, VAE))
-                if trained_texts
-                else 0
-            )
-        )
+        # Encoding needs the whole VAE; after it the decoder is left, and what is trained. Nothing
+        # can be let go where pictures and captions are encoded at each step.
+        kept = everything
+        if spec.data.cache != "off":
+            kept -= weights[VAE] - decoder
+            if not trained_texts:
+                kept -= sum(weights[part] for part in weights if part not in (UNET, VAE))
         adapter = sum(self._adapter_bytes(tensors) for _, tensors in self._adapter_tensors())
         activations = self._step(adapted)
         waiting = weights[UNET] if spec.model.low_memory and not spec.data.class_pictures else 0
@@ -189,7 +187,8 @@ class _Plan:
             Unet(Net(tape, UNET), config, tokens, 1).write(1, 8, 8)
         else:
             clip.write(Net(tape, part), config, 1)
-        return tape.weights * self._width
+        in_fp8 = part == UNET and self.spec.model.fp8_base
+        return tape.weights * (_FP8 if in_fp8 else self._width)
 
     def _decoder_weights(self) -> int:
         tape = Tape()
@@ -259,3 +258,10 @@ def _at_once(side_px: int, most_px: int) -> int:
 def size(count: int) -> str:
     """Bytes for people: "7.4 GB", "43 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def has_gpu(device: str) -> bool:
+    """Whether a run with this `model.device` will be on a GPU, as far as can be told here."""
+    if device == "auto":
+        return shutil.which("nvidia-smi") is not None
+    return not device.startswith("cpu")

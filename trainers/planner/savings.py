@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_diffusion.families.outline import Outline
-from trainers.planner.estimate import estimate
+from trainers.planner.estimate import estimate, size
 from trainers.spec import JobSpec
 
 _WORTH_NAMING = 0.01  # of the peak
@@ -30,9 +30,7 @@ class Saving:
 
     def line(self) -> str:
         flags = " ".join(f"--{name} {_told(value)}" for name, value in self.settings.items())
-        return (
-            f"{flags}   saves {self.saved / 1e9:.1f} GB, down to {self.peak / 1e9:.1f}: {self.cost}"
-        )
+        return f"{flags}: saves {size(self.saved)}, down to {size(self.peak)} ({self.cost})"
 
 
 def savings(spec: JobSpec, *, gpu: bool, outline: Outline) -> list[Saving]:
@@ -49,16 +47,16 @@ def savings(spec: JobSpec, *, gpu: bool, outline: Outline) -> list[Saving]:
     peak = peak_of(spec)
     waiting: list[_Step] = []
     for step in _LADDER:
-        settings = step.change(spec)
+        settings = step.change(spec, gpu)
         if not settings:
             continue
         waiting.append(step)
-        lower = peak_of(_all(spec, waiting))
+        lower = peak_of(_all(spec, waiting, gpu))
         if peak - lower <= _WORTH_NAMING * peak:
             continue
         if peak_of(with_settings(spec, settings)) == lower:
             waiting = [step]
-        named = {k: v for each in waiting for k, v in each.change(spec).items()}
+        named = {k: v for each in waiting for k, v in each.change(spec, gpu).items()}
         cost = "; ".join(each.cost for each in waiting)
         found.append(Saving(named, cost, lower, peak - lower))
         spec, peak, waiting = with_settings(spec, named), lower, []
@@ -74,23 +72,29 @@ def with_settings(spec: JobSpec, settings: dict[str, object]) -> JobSpec:
     return JobSpec.model_validate(tree)
 
 
-def _low_memory(spec: JobSpec) -> dict[str, object]:
+def _low_memory(spec: JobSpec, gpu: bool) -> dict[str, object]:
     return {} if spec.model.low_memory else {"model.low_memory": True}
 
 
-def _checkpointing(spec: JobSpec) -> dict[str, object]:
+def _checkpointing(spec: JobSpec, gpu: bool) -> dict[str, object]:
     return {} if spec.model.gradient_checkpointing else {"model.gradient_checkpointing": True}
 
 
-def _half(spec: JobSpec) -> dict[str, object]:
+def _half(spec: JobSpec, gpu: bool) -> dict[str, object]:
     return {"model.precision": "bf16"} if spec.model.precision == "fp32" else {}
 
 
-def _eight_bit(spec: JobSpec) -> dict[str, object]:
+def _fp8(spec: JobSpec, gpu: bool) -> dict[str, object]:
+    worth = spec.model.gradient_checkpointing and not spec.model.fp8_base
+    halves = spec.model.precision in (("auto", "bf16", "fp16") if gpu else ("bf16", "fp16"))
+    return {"model.fp8_base": True} if worth and halves else {}
+
+
+def _eight_bit(spec: JobSpec, gpu: bool) -> dict[str, object]:
     return {"optim.kind": "adamw8bit"} if spec.optim.kind == "adamw" else {}
 
 
-def _split_batch(spec: JobSpec) -> dict[str, object]:
+def _split_batch(spec: JobSpec, gpu: bool) -> dict[str, object]:
     schedule = spec.schedule
     if schedule.batch_size == 1:
         return {}
@@ -100,11 +104,11 @@ def _split_batch(spec: JobSpec) -> dict[str, object]:
     }
 
 
-def _no_text(spec: JobSpec) -> dict[str, object]:
+def _no_text(spec: JobSpec, gpu: bool) -> dict[str, object]:
     return {} if spec.adapter.text_targets == "none" else {"adapter.text_targets": "none"}
 
 
-def _smaller(spec: JobSpec) -> dict[str, object]:
+def _smaller(spec: JobSpec, gpu: bool) -> dict[str, object]:
     side = spec.data.resolution_px
     return {"data.resolution_px": side // 4 * 3 // 64 * 64} if side and side >= 512 else {}
 
@@ -115,7 +119,7 @@ def _told(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    change: Callable[[JobSpec], dict[str, object]]
+    change: Callable[[JobSpec, bool], dict[str, object]]
     cost: str
 
 
@@ -124,13 +128,14 @@ _LADDER = (
     _Step(_checkpointing, "steps take about a third longer"),
     _Step(_half, "weights are rounded to half precision"),
     _Step(_eight_bit, "needs bitsandbytes"),
+    _Step(_fp8, "the base is slightly off"),
     _Step(_split_batch, "the same effective batch in more passes"),
     _Step(_no_text, "the text encoder learns nothing"),
     _Step(_smaller, "less detail is seen"),
 )
 
 
-def _all(spec: JobSpec, steps: list[_Step]) -> JobSpec:
+def _all(spec: JobSpec, steps: list[_Step], gpu: bool) -> JobSpec:
     for step in steps:
-        spec = with_settings(spec, step.change(spec))
+        spec = with_settings(spec, step.change(spec, gpu))
     return spec
