@@ -50,6 +50,7 @@ soak: $(STAMP)
 	$(BIN)/python -m pytest -m 'big or soak'
 
 bench: $(STAMP)
+	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.inference
 
 ui: $(STAMP)
