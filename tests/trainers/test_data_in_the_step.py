@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from PIL import Image
 
 from lora_diffusion import bundled, load
 from lora_diffusion.errors import InputError
+from lora_diffusion.families import folder as folder_module
 from lora_diffusion.families import load_base
 from tests.trainers.conftest import assert_same_tensors
 from trainers import devices, setup
 from trainers.data import prepare, scan
+from trainers.dreambooth_lora import main
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.optim import make_optimizer
@@ -202,3 +206,40 @@ def test_a_run_with_buckets_resumes_bit_for_bit_and_tells_of_them(pictures, tmp_
     told = json.loads(load(whole / "a.safetensors").metadata["ss_bucket_info"])["buckets"]
     found = {tuple(each["resolution"]): each["count"] for each in told.values()}
     assert found == {(80, 48): 1, (48, 80): 1, (64, 64): 1, (128, 32): 1}
+
+
+def test_the_second_run_with_a_disk_cache_loads_neither_vae_nor_text_encoder(
+    pictures, tmp_path, monkeypatch
+):
+    def run(name: str) -> Path:
+        folder = tmp_path / name
+        options = [
+            "--data.folder", pictures, "--data.trigger", "sks", "--adapter.rank", 2,
+            "--schedule.steps", 1, "--optim.lr_text", 0, "--preview.enabled", "false",
+            "--data.cache", "disk", "--data.cache_folder", tmp_path / "cache",
+            "--model.device", "cpu", "--save.name", "a", "--output_dir", folder,
+        ]  # fmt: skip
+        assert main([str(option) for option in options]) == 0
+        return folder / "a.safetensors"
+
+    first = run("first")
+
+    def refuse(request, part, *rest):
+        raise AssertionError(f"{part} was loaded")
+
+    load_model = folder_module._diffusers_model
+    monkeypatch.setattr(
+        folder_module,
+        "_diffusers_model",
+        lambda request, part, *rest: (load_model if part == "unet" else refuse)(
+            request, part, *rest
+        ),
+    )
+    monkeypatch.setattr(folder_module, "_text_encoder", refuse)
+    assert_same_tensors(first, run("second"))
+    shutil.copytree(pictures, tmp_path / "more")
+    with (tmp_path / "more" / "wide.png").open("ab") as file:
+        file.write(b"\0")
+    pictures = tmp_path / "more"
+    with pytest.raises(AssertionError, match="vae was loaded"):
+        run("third")
