@@ -19,6 +19,8 @@ _UNET_PROJ = r".*\.attentions\.\d+\.proj_(in|out)"
 _UNET_CONV = (
     r".*\.resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|.*\.(down|up)samplers\.0\.conv"
 )
+# Blocks of the UNet by short name: down, down.1, mid, up, up.1.
+_BLOCK = re.compile(r"(down|up)(\.\d+)?|mid")
 _TEXT_ATTN = r".*\.self_attn\.(q|k|v|out)_proj"
 _TEXT_FF = r".*\.mlp\.fc[12]"
 
@@ -78,7 +80,7 @@ def select(targets: str, part: str, candidates: Iterable[LayerKey]) -> list[Laye
 
     Args:
         targets: `none`, one of the sets `attn`, `attn+ff`, `transformer`, `all`, or patterns
-            separated by commas (`*.attn2.to_k, *.ff.*`), matched against `part.path` and `path`.
+            separated by commas (`*.attn2.to_k, up.1`), as `matches` takes them.
         candidates: keys of the layers that can be adapted (linear and 2-D convolution).
 
     Raises:
@@ -107,7 +109,13 @@ def select(targets: str, part: str, candidates: Iterable[LayerKey]) -> list[Laye
 
 
 def matches(pattern: str, key: LayerKey) -> bool:
-    """Whether a shell-style pattern fits `path` or `part.path`."""
+    """Whether a shell-style pattern fits `path` or `part.path`, or a block's name the UNet's block.
+
+    The blocks are `down`, `mid`, `up`, and with a number `down.1`, `up.1` one of them.
+    """
+    if block := _BLOCK.fullmatch(pattern):
+        side, number = block.groups()
+        pattern = f"{side}_blocks{number or ''}.*" if side else "mid_block.*"
     return fnmatchcase(key.path, pattern) or fnmatchcase(str(key), pattern)
 
 
@@ -118,7 +126,7 @@ def check_patterns(setting: str, patterns: Iterable[str], keys: Iterable[LayerKe
         if not any(matches(pattern, key) for key in known):
             raise InputError(
                 f"{setting}: '{printable(pattern)}' matches no adapted layer. Patterns look like "
-                "'*.attn2.*' or 'text_encoder.*'."
+                "'*.attn2.*' or 'text_encoder.*'; 'mid' and 'up.1' are blocks of the UNet."
             )
 
 

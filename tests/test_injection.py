@@ -137,6 +137,22 @@ def test_rank_and_alpha_by_pattern(parts):
             assert rank == alpha == (8 if ".attn2." in key.path else 4)
 
 
+def test_blocks_of_the_unet_have_short_names(parts):
+    ranks = {"down": 8, "mid": 2, "up.1": 6}
+    handle = inject(parts, AdapterConfig(rank=4, ranks=ranks))
+    found = {(k.part, k.path.split(".")[0]): a.rank for k, a in handle.adapters()}
+    assert found == {
+        ("unet", "down_blocks"): 8,
+        ("unet", "mid_block"): 2,
+        ("unet", "up_blocks"): 6,
+        ("text_encoder", "text_model"): 4,
+    }
+    handle.remove()
+    layers = inject(parts, AdapterConfig(targets="up.1, mid", text_targets="none")).layers
+    assert {key.path.split(".")[0] for key in layers} == {"mid_block", "up_blocks"}
+    assert not any(key.path.startswith("up_blocks.0") for key in layers)
+
+
 @pytest.mark.parametrize("setting", ["ranks", "alphas"])
 def test_a_pattern_that_matches_no_layer_is_an_error(parts, setting):
     before = state_bytes(parts["unet"])

@@ -10,7 +10,8 @@ from lora_diffusion.errors import InputError, printable
 DEMO_BASE = "bundled:demo_base"
 _DEPTH = 2
 _MAX_OFFERED = 200
-_CHECKPOINT_BYTES = 100_000_000  # a smaller .safetensors is an adapter, not a base
+_CHECKPOINT_ENDINGS = (".safetensors", ".ckpt")
+_CHECKPOINT_BYTES = 100_000_000  # a smaller file is an adapter, not a base
 
 
 def offered(models: Path | None) -> list[tuple[str, str]]:
@@ -49,7 +50,7 @@ def _candidates(models: Path) -> list[Path]:
                 continue
             is_folder = path.is_dir() and (path / "model_index.json").is_file()
             is_checkpoint = (
-                path.suffix == ".safetensors"
+                path.suffix in _CHECKPOINT_ENDINGS
                 and path.is_file()
                 and path.stat().st_size >= _CHECKPOINT_BYTES
                 and not any((parent / "model_index.json").exists() for parent in path.parents[:2])

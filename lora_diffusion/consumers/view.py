@@ -18,7 +18,7 @@ from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.layout import check_header
 from lora_diffusion.formats.metadata import parsed, stated_arch
 from lora_diffusion.formats.peft_config import layer_alphas
-from lora_diffusion.formats.raw import read_number
+from lora_diffusion.formats.raw import read_number, scan_finite
 from lora_diffusion.formats.reading import open_adapter
 from lora_diffusion.keys import PARTS
 
@@ -183,7 +183,7 @@ def view_file(path: str | Path) -> FileView:
     """Read names, shapes and alphas of `path`, in any dialect and of any kind.
 
     Raises:
-        AdapterFileError: missing, broken, hostile, or not an adapter.
+        AdapterFileError: missing, broken, hostile, not an adapter, or with NaN or infinity in it.
     """
     opened = open_adapter(path)
     unread = opened.dialect.not_read_because()
@@ -194,6 +194,7 @@ def view_file(path: str | Path) -> FileView:
     numbers: dict[str, float] = {}
     try:
         for piece in opened.pieces:
+            scan_finite(piece.header)
             with piece.header.path.open("rb") as file:
                 for name, entry in piece.header.tensors.items():
                     if name.endswith(".alpha") and entry.elements == 1:

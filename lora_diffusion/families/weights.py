@@ -185,9 +185,10 @@ def empty_text_encoder(config: Mapping[str, Any], where: str, part: str) -> nn.M
     """The CLIP text encoder that `part` is, its parameters on the meta device."""
     from accelerate import init_empty_weights
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers.initialization import no_init_weights
 
     kind = CLIPTextModelWithProjection if part == TEXT_ENCODER_2 else CLIPTextModel
-    with loading(where), init_empty_weights():
+    with loading(where), init_empty_weights(), no_init_weights():
         model: nn.Module = kind(CLIPTextConfig.from_dict(dict(config)))
     return model
 

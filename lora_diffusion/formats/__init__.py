@@ -135,9 +135,9 @@ def save_adapter(
         One sentence for each thing that the file says otherwise than the adapter.
 
     Raises:
-        InputError: nothing to save, NaN or infinity, numbers too large for `dtype`, what the
-            dialect cannot say, `facts` of another arch, or an unknown `dtype`, `format`, arch or
-            prediction.
+        InputError: a file name without .safetensors, nothing to save, NaN or infinity, numbers too
+            large for `dtype`, what the dialect cannot say, `facts` of another arch, or an unknown
+            `dtype`, `format`, arch or prediction.
         OSError: the disk is full or not writable; `path` is as it was.
     """
     if format not in FORMATS:
@@ -193,6 +193,11 @@ def _check_target(path: Path, format: str, parts: Collection[str]) -> None:
                 )
     elif path.is_dir():
         raise InputError(f"{name}: it is a folder. Give a file name that ends in {_SUFFIX}.")
+    elif path.suffix.lower() != _SUFFIX:
+        raise InputError(
+            f"{name}: no program finds an adapter of that name. Give a file name that ends in "
+            f"{_SUFFIX}."
+        )
 
 
 def _embedding_name(name: str) -> str:

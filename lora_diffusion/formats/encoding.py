@@ -297,7 +297,10 @@ def _short(number: float) -> float | int:
 
 def _nameless(adapter: AdapterFile, key: LayerKey, format: str) -> InputError:
     base = ARCH_NAMES.get(adapter.arch, adapter.arch)
-    return InputError(f"The {format} format for {base} has no name for layer '{key}'.")
+    return InputError(
+        f"The {format} format for {base} has no name for layer '{key}'. Write another format: "
+        "kohya has names for all layers of the UNet and the text encoders that are trained."
+    )
 
 
 def _narrowed(key: LayerKey, tensor: Tensor, dtype: torch.dtype) -> Tensor:

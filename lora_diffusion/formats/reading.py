@@ -181,9 +181,11 @@ def lay_out_spelled(
         notes += missing_alpha_notes(layers)
     notes += assumed
     if spelling.embeddings:
+        count = len(spelling.embeddings)
         notes.append(
-            f"{len(spelling.embeddings)} tensors of textual-inversion embeddings travel in the "
-            f"file, '{spelling.embeddings[0]}' first; they are no part of the LoRA."
+            f"The file also holds {count} {'tensor' if count == 1 else 'tensors'} of "
+            f"textual-inversion embeddings, '{spelling.embeddings[0]}' first; they are no part of "
+            "the LoRA."
         )
     return Laid(layers, arch, spelling.embeddings, tuple(notes))
 

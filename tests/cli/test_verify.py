@@ -57,6 +57,17 @@ def test_what_is_dropped_is_named(lora: Path, capsys: pytest.CaptureFixture[str]
         assert word in words
 
 
+def test_a_file_with_nan_in_it_is_refused(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = load_file(lora)
+    name = next(n for n in tensors if n.endswith("lora_up.weight"))
+    tensors[name][3, 2] = float("nan")
+    save_file(tensors, lora)
+    assert main(["verify", str(lora), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"'{name}' holds NaN" in err
+
+
 def test_the_base_is_named(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(lora), "--base", "bundled:demo_base"]) == 0
     assert "demo_base has no layer of that name or shape: lora_unet_" in capsys.readouterr().out

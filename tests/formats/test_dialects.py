@@ -422,8 +422,8 @@ def test_embeddings_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     save_adapter(adapter, path, dtype="fp32", embeddings={BUNDLED: torch.ones(2, 768)})
     read = read_adapter(path)
     assert read.embeddings.keys() == {BUNDLED}
-    assert "embeddings travel in the file" in " ".join(read.notes)
-    assert "embeddings travel in the file" in " ".join(describe(path).problems)
+    assert "textual-inversion embeddings, '" in " ".join(read.notes)
+    assert "textual-inversion embeddings, '" in " ".join(describe(path).problems)
     assert_same(adapter, read.adapter)
     save_adapter(read.adapter, path, dtype="fp32")
     assert read_adapter(path).notes == ()
@@ -451,5 +451,8 @@ def test_folders_and_files_are_not_taken_for_each_other(tmp_path: Path) -> None:
         save_adapter(adapter, tmp_path / "both", format="peft")
     with pytest.raises(InputError, match="it is a folder"):
         save_adapter(adapter, tmp_path)
+    with pytest.raises(InputError, match=r"name that ends in \.safetensors"):
+        save_adapter(adapter, tmp_path / "x.pt")
+    assert not (tmp_path / "x.pt").exists()
     with pytest.raises(AdapterFileError, match="a folder without an adapter"):
         load_adapter(tmp_path)

@@ -18,10 +18,11 @@ def test_folders_and_checkpoints_are_offered_adapters_are_not(
     (tmp_path / "sd/model_index.json").write_text("{}")
     (tmp_path / "sd/unet/weights.safetensors").write_bytes(b"x" * 200)
     (tmp_path / "anime.safetensors").write_bytes(b"x" * 200)
+    (tmp_path / "old.ckpt").write_bytes(b"x" * 200)
     (tmp_path / "lora.safetensors").write_bytes(b"x")
     (tmp_path / ".cache").mkdir()
     labels = [label for label, _ in models.offered(tmp_path)]
-    assert labels[1:] == ["anime", "sd"]
+    assert labels[1:] == ["anime", "old", "sd"]
     assert models.offered(None) == models.offered(tmp_path / "missing")
     assert models.offered(None)[0][1] == models.DEMO_BASE
 

@@ -45,7 +45,8 @@ class AdapterSpec(Section):
     targets: str = Field(
         "attn",
         description="UNet layers: attn, attn+ff, transformer (plus proj_in/out), all (plus "
-        "convolutions), or comma-separated patterns such as '*.attn2.to_k'.",
+        "convolutions), or comma-separated patterns such as '*.attn2.to_k'; mid, up.1 and the like "
+        "are blocks.",
     )
     text_targets: str = Field(
         "attn", description="Text-encoder layers: none, attn, attn+ff, or patterns."
@@ -67,10 +68,12 @@ class AdapterSpec(Section):
         description="Alpha of 3x3 convolutions (kohya's conv_alpha); unset keeps alpha : rank.",
     )
     ranks: dict[str, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field(
-        {}, description='Rank by layer pattern, for example {"*.attn2.*": 32}; last match wins.'
+        {},
+        description='Rank by layer pattern or block, for example {"*.attn2.*": 32, "up.1": 8}; '
+        "last match wins.",
     )
     alphas: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="Alpha by layer pattern; last match wins."
+        {}, description="Alpha by layer pattern or block; last match wins."
     )
     init: Literal["kaiming", "gaussian"] = Field(
         "kaiming",

@@ -54,8 +54,8 @@ class OptimSpec(Section):
     )
     lr_patterns: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         {},
-        description="Factor on the learning rate by layer pattern, for example "
-        '{"*.mid_block.*": 0.5}; last match wins, 0 trains none.',
+        description="Factor on the learning rate by layer pattern or block, for example "
+        '{"mid": 0.5, "*.attn2.*": 2}; last match wins, 0 trains none.',
     )
     lr_schedule: Literal["constant", "cosine", "cosine_restarts", "linear", "polynomial", "rex"] = (
         Field("cosine", description="How the learning rate falls after warm-up.")
