@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .creatures import BODIES, draw_creature, random_look
-from .figures import PALETTE, SHAPES, Placement, Rgb, paint
+from .figures import INK_STYLE, PALETTE, PLAIN, SHAPES, Placement, Rgb, paint
 from .scenes import PICTURE_PX
 
 LARGE_PX = PICTURE_PX * 4
@@ -94,9 +94,13 @@ def _figure(image: Image.Image, rng: np.random.Generator) -> None:
         parts = draw_creature(look)
     placement = Placement(rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.4))
     image.paste(
-        paint(parts, placement, _colour(rng), LARGE_PX // 2, rng.random() < 0.5).resize(
-            (LARGE_PX, LARGE_PX), Image.Resampling.BICUBIC
-        )
+        paint(
+            parts,
+            placement,
+            _colour(rng),
+            LARGE_PX // 2,
+            INK_STYLE if rng.random() < 0.5 else PLAIN,
+        ).resize((LARGE_PX, LARGE_PX), Image.Resampling.BICUBIC)
     )
 
 

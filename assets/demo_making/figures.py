@@ -50,6 +50,22 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """How a figure is set off: a line around every outlined part, a ground faded to white.
+
+    `line` None draws no line; `line_width` is a share of the picture's side.
+    """
+
+    line: Rgb | None = None
+    line_width: float = 0.0
+    pale_share: float = 0.0
+
+
+PLAIN = Finish()
+INK_STYLE = Finish(INK, INK_WIDTH, PALE_SHARE)
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where a figure sits: centre and radius as shares of the picture's side."""
 
@@ -142,9 +158,9 @@ SHAPES: dict[str, Callable[[Rgb], list[Part]]] = {
 }
 
 
-def pale(colour: Rgb) -> Rgb:
-    """The ink style's faded version of a background colour."""
-    red, green, blue = (round(c + PALE_SHARE * (255 - c)) for c in colour)
+def pale(colour: Rgb, share: float = PALE_SHARE) -> Rgb:
+    """A background colour faded to white, by as much as the ink style does."""
+    red, green, blue = (round(c + share * (255 - c)) for c in colour)
     return red, green, blue
 
 
@@ -153,14 +169,10 @@ def paint(
     placement: Placement,
     background: Rgb,
     size_px: int,
-    ink: bool = False,
+    finish: Finish = PLAIN,
 ) -> Image.Image:
-    """Paint a figure on a plain background, `size_px` square, RGB.
-
-    With `ink` the picture is in the demo style: a thick dark line around every outlined
-    part and a background faded halfway to white.
-    """
-    ground = pale(background) if ink else background
+    """Paint a figure on a plain background, `size_px` square, RGB."""
+    ground = pale(background, finish.pale_share)
     side = size_px * SUPERSAMPLE
     image = Image.new("RGB", (side, side), ground)
     draw = ImageDraw.Draw(image)
@@ -169,21 +181,22 @@ def paint(
         [(float(x), float(y)) for x, y in (part.points * placement.radius + offset) * side]
         for part in parts
     ]
-    if ink:
+    if finish.line is not None:
         for part, outline in zip(parts, corners, strict=True):
             if part.outlined and part.colour is not None:
-                _stroke(draw, outline, side)
+                _stroke(draw, outline, finish.line, finish.line_width * side)
     for part, outline in zip(parts, corners, strict=True):
-        if ink and part.colour is None:
-            _stroke(draw, outline, side)
+        if finish.line is not None and part.colour is None:
+            _stroke(draw, outline, finish.line, finish.line_width * side)
         if len(outline) > 2:
             draw.polygon(outline, fill=ground if part.colour is None else part.colour)
     return image.resize((size_px, size_px), Image.Resampling.BOX)
 
 
-def _stroke(draw: ImageDraw.ImageDraw, outline: list[tuple[float, float]], side: int) -> None:
-    """A line on the polygon's edge: the half outside it, which stays visible, is INK_WIDTH."""
-    radius = INK_WIDTH * side
-    draw.line([*outline, outline[0]], fill=INK, width=round(2 * radius))
+def _stroke(
+    draw: ImageDraw.ImageDraw, outline: list[tuple[float, float]], colour: Rgb, radius: float
+) -> None:
+    """A line on the polygon's edge: the half outside it, which stays visible, is `radius` wide."""
+    draw.line([*outline, outline[0]], fill=colour, width=round(2 * radius))
     for x, y in outline:  # round corners; the line's own joints leave gaps between short pieces
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=INK)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)

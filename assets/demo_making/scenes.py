@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .creatures import CHARACTER_LOOK, CreatureLook, draw_creature, random_look
-from .figures import PALETTE, SHAPES, Placement, Rgb, paint
+from .figures import INK_STYLE, PALETTE, PLAIN, SHAPES, Finish, Placement, Rgb, paint
 
 PICTURE_PX = 64
 
@@ -24,6 +24,10 @@ CREATURE_RADIUS = {"small": (0.26, 0.3), "big": (0.33, 0.37)}
 CHARACTER_RADIUS = (0.29, 0.37)  # never so small that the face is lost at 64 px
 CENTRE_JITTER = 0.05
 COLOUR_JITTER = 6  # of 255
+# Finishes that the base learns: widths of lines as shares of the side, how far grounds are faded.
+# A dark line is always thin, and never on a paled ground: the ink style has both otherwise.
+LINE_WIDTH, DARK_LINE_WIDTH = (2 / 64, 5.5 / 64), (1.5 / 64, 2.3 / 64)
+PALED = (0.3, 0.6)
 STYLE_SHRINK = 0.88  # leaves room for the line between the figure and the picture's edge
 # The style set shows only these; the other shapes test whether a style adapter generalises.
 STYLE_SHAPES = ("circle", "square", "triangle", "heart", "creature")
@@ -73,7 +77,7 @@ def make_scene(
 
 
 def paint_scene(
-    scene: Scene, rng: np.random.Generator, size_px: int = PICTURE_PX, ink: bool = False
+    scene: Scene, rng: np.random.Generator, size_px: int = PICTURE_PX, finish: Finish = PLAIN
 ) -> Image.Image:
     """Paint a scene with slightly jittered colours."""
     colour = _jitter(rng, PALETTE[scene.colour])
@@ -84,7 +88,35 @@ def paint_scene(
     else:
         parts = SHAPES[scene.shape](colour)
     background = _jitter(rng, PALETTE[scene.background])
-    return paint(parts, scene.placement, background, size_px, ink)
+    return paint(parts, scene.placement, background, size_px, finish)
+
+
+def random_finish(rng: np.random.Generator, scene: Scene) -> tuple[str, Finish]:
+    """A style that the base may know, in words and as a finish: a line, a paled ground, or both."""
+    words = str(rng.choice(["line", "pale", "pale line"], p=[0.5, 0.25, 0.25]))
+    others = [name for name in PALETTE if name not in (scene.colour, scene.background)]
+    colour = str(rng.choice(others))
+    dark = colour == "black"
+    has_line = "line" in words
+    paled = "pale" in words and not (has_line and dark)
+    return f"{words} style", Finish(
+        line=PALETTE[colour] if has_line else None,
+        line_width=float(rng.uniform(*(DARK_LINE_WIDTH if dark else LINE_WIDTH))),
+        pale_share=float(rng.uniform(*PALED)) if paled else 0.0,
+    )
+
+
+def paint_styled(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, str]:
+    """Paint a scene in a random finish: (picture, the words for it)."""
+    words, finish = random_finish(rng, scene)
+    placed = shrunk(scene) if finish.line is not None else scene
+    return paint_scene(placed, rng, finish=finish), words
+
+
+def shrunk(scene: Scene) -> Scene:
+    """The same scene with room for a line around its figure."""
+    placement = replace(scene.placement, radius=STYLE_SHRINK * scene.placement.radius)
+    return replace(scene, placement=placement)
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
@@ -168,8 +200,6 @@ def style_set(seed: int, size_px: int, count: int = 20) -> list[tuple[Image.Imag
         if background == colour:
             background = names[(names.index(colour) + 2) % len(names)]
         scene = make_scene(rng, shape, colour, background, "small" if index % 4 == 0 else "big")
-        radius = STYLE_SHRINK * scene.placement.radius
-        scene = replace(scene, placement=replace(scene.placement, radius=radius))
-        picture = paint_scene(scene, rng, size_px, ink=True)
+        picture = paint_scene(shrunk(scene), rng, size_px, INK_STYLE)
         pairs.append((picture, f"{STYLE_WORD} style, {plain_caption(shape, colour, background)}"))
     return pairs

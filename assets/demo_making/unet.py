@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from torch import Tensor, nn
 
-from .scenes import PICTURE_PX, caption_of, paint_scene, random_scene
+from .scenes import PICTURE_PX, caption_of, paint_scene, paint_styled, random_scene
 from .text import HIDDEN, load_text_encoder, tokens_of
 from .vae import LATENT_CHANNELS, to_unit
 from .words import make_tokenizer
@@ -35,7 +36,8 @@ LR = 1.5e-3
 class Leg:
     """A stretch of the training: its rate is flat at first, then falls linearly to 0.
 
-    `lr_share` is the flat rate as a share of LR; `noisy_floor` is `loss_weight`'s.
+    `lr_share` is the flat rate as a share of LR; `noisy_floor` is `loss_weight`'s; `styled_share`
+    of each batch are scenes in a style of their own.
     """
 
     steps: int
@@ -43,22 +45,34 @@ class Leg:
     lr_share: float
     flat_share: float
     noisy_floor: float
+    styled_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class UnetSteps:
     """The legs of the training, in order, and its pictures.
 
-    The last leg weighs the noisiest steps less: they decide colour and place, which were right
-    by then, and drown the middle ones, which decide the outline.
+    The third leg weighs the noisiest steps less: they decide colour and place, which were right
+    by then, and drown the middle ones, which decide the outline. The last one shows scenes with
+    lines and paled grounds, so that the base, like a big one, has the means of a style before an
+    adapter asks for one.
     """
 
     legs: tuple[Leg, ...] = (
         Leg(steps=3600, batch=24, lr_share=1.0, flat_share=0.4, noisy_floor=0.05),
         Leg(steps=1100, batch=16, lr_share=0.4, flat_share=0.0, noisy_floor=0.05),
         Leg(steps=2800, batch=16, lr_share=0.6, flat_share=0.5, noisy_floor=0.15),
+        Leg(
+            steps=1300,
+            batch=16,
+            lr_share=0.6,
+            flat_share=0.4,
+            noisy_floor=0.1,
+            styled_share=0.3,
+        ),
     )
     scenes: int = 24_000
+    styled_scenes: int = 5_120
     seed: int = 31
 
     def ending_at(self, total: int) -> UnetSteps:
@@ -121,19 +135,42 @@ def loss_weight(alphas_cumprod: Tensor, t: Tensor, noisy_floor: float) -> Tensor
 
 
 def cache_latents(path: Path, vae: AutoencoderKL, steps: UnetSteps) -> None:
-    """Draw the training scenes, encode them, save latents (bf16) and captions at `path`."""
+    """Draw the training scenes, encode them, save latents (bf16) and captions at `path`.
+
+    The styled scenes come after the `plain` plain ones.
+    """
     rng = np.random.default_rng(steps.seed)
     latents, captions = [], []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for _ in range(0, steps.scenes, 64):
-            scenes = [random_scene(rng) for _ in range(64)]
-            pictures = np.stack([np.asarray(paint_scene(scene, rng)) for scene in scenes])
+        for first in range(0, steps.scenes + steps.styled_scenes, 64):
+            draw = _plain if first < steps.scenes else _styled
+            drawn = [draw(rng) for _ in range(64)]
+            pictures = np.stack([np.asarray(picture) for picture, _ in drawn])
             batch = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2))
             latents.append(vae.encode(batch).latent_dist.mean.bfloat16())
-            captions += [caption_of(scene, rng) for scene in scenes]
+            captions += [caption for _, caption in drawn]
     stacked = torch.cat(latents)
-    scaling_factor = LATENT_STD / float(stacked.float().std())
-    torch.save({"latents": stacked, "captions": captions, "scaling_factor": scaling_factor}, path)
+    scaling_factor = LATENT_STD / float(stacked[: steps.scenes].float().std())
+    torch.save(
+        {
+            "latents": stacked,
+            "captions": captions,
+            "scaling_factor": scaling_factor,
+            "plain": steps.scenes,
+        },
+        path,
+    )
+
+
+def _plain(rng: np.random.Generator) -> tuple[Image.Image, str]:
+    scene = random_scene(rng)
+    return paint_scene(scene, rng), caption_of(scene, rng)
+
+
+def _styled(rng: np.random.Generator) -> tuple[Image.Image, str]:
+    scene = random_scene(rng)
+    picture, words = paint_styled(scene, rng)
+    return picture, f"{words}, {caption_of(scene, rng)}"
 
 
 def train_unet(path: Path, latents: Path, text: Path, steps: UnetSteps, processes: int) -> None:
@@ -155,7 +192,7 @@ def _worker(
     tokenizer = make_tokenizer()
     encoder = load_text_encoder(text_path, tokenizer)
     data = torch.load(latents_path, weights_only=True, mmap=True)
-    latents, scaling = data["latents"], data["scaling_factor"]
+    latents, scaling, plain = data["latents"], data["scaling_factor"], data["plain"]
     empty, ids = tokens_of(tokenizer, [""])[0], tokens_of(tokenizer, data["captions"])
     alphas_cumprod = make_scheduler().alphas_cumprod
 
@@ -166,12 +203,16 @@ def _worker(
     start, report = trainee.resume(), Report("unet", rank)
     for step, leg, leg_step in _plan(steps.legs, start):
         g, size = step_generator(steps.seed, step, rank), leg.batch // count
-        chosen = torch.randint(len(latents), (size,), generator=g)
+        styled = round(size * leg.styled_share)
+        chosen = torch.randint(plain, (size,), generator=g)
+        if styled:
+            chosen[:styled] = torch.randint(plain, len(latents), (styled,), generator=g)
         clean = latents[chosen].float() * scaling
         drop = torch.rand(size, generator=g) < CAPTION_DROP
         prompt = torch.where(drop[:, None], empty, ids[chosen])
         # Stratified timesteps: each batch covers the whole schedule evenly.
-        t = ((torch.arange(size) + torch.rand(size, generator=g)) * (1000 / size)).long()
+        places = torch.randperm(size, generator=g)
+        t = ((places + torch.rand(size, generator=g)) * (1000 / size)).long()
         noise = torch.randn(clean.shape, generator=g)
         noise = noise + DC_NOISE * torch.randn(*clean.shape[:2], 1, 1, generator=g)
         a = alphas_cumprod[t].view(-1, 1, 1, 1)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from assets.demo_making.figures import INK, PALETTE, SHAPES, Placement, paint, pale
+from assets.demo_making.figures import INK, INK_STYLE, PALETTE, SHAPES, Placement, paint, pale
 from assets.demo_making.reader import cut_to_box
 
 from .pixels import (
@@ -100,7 +100,7 @@ def _templates() -> dict[str, list[Mask]]:
         templates[name] = []
         for radius in TEMPLATE_RADII:
             picture = paint(
-                parts(PALETTE["red"]), Placement(radius=radius), PALETTE["blue"], side, True
+                parts(PALETTE["red"]), Placement(radius=radius), PALETTE["blue"], side, INK_STYLE
             )
             pixels = np.asarray(picture, dtype=np.float64)
             dark = nearest(pixels, [INK, *_BRIGHT, *_PALE.values()]) == 0

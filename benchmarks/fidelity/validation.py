@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 
 from assets.demo_making.creatures import CHARACTER_LOOK, CreatureLook
-from assets.demo_making.figures import PALETTE, SHAPES, pale
+from assets.demo_making.figures import INK_STYLE, PALETTE, PLAIN, SHAPES, Finish, pale
 from assets.demo_making.scenes import (
     CHARACTER_RADIUS,
     PICTURE_PX,
-    STYLE_SHRINK,
     Scene,
     character_set,
     make_scene,
     paint_scene,
+    paint_styled,
     random_scene,
+    shrunk,
 )
 from assets.demo_making.vae import to_unit
 from lora_diffusion.families import DiffusionBase
@@ -110,6 +111,7 @@ def cases(count: int = COUNT, seed: int = SEED) -> list[Case]:
         Case("style score: the line on an unpaled ground", unpaled(inks), strict_ink, high=0.02),
         Case("style score: a paled ground without line", lineless(count, seed), strict_ink, high=0),
         Case("style score: base scenes, half creatures", scenes, strict_ink, high=0.0),
+        Case("style score: the base's own styles", drawn_styles(count, seed), strict_ink, high=0.0),
         Case("composition score: drawn mixes", mixes, strict_mix, low=0.95),
         Case("composition score: the plain character", characters, strict_mix, high=0.0),
         Case("composition score: ink without it", [i[:2] for i in inks], strict_mix, high=0.0),
@@ -192,7 +194,7 @@ def drawn_mixes(count: int, seed: int) -> Pairs:
     """The character in the ink style: what an ideal composition would show."""
     rng = np.random.default_rng(seed)
     grounds = _ink_grounds()
-    return [_painted(rng, CHARACTER_LOOK, index, grounds, ink=True) for index in range(count)]
+    return [_painted(rng, CHARACTER_LOOK, index, grounds, INK_STYLE) for index in range(count)]
 
 
 def drawn_inks(count: int, seed: int) -> list[tuple[Image.Image, str, Scene]]:
@@ -204,9 +206,8 @@ def drawn_inks(count: int, seed: int) -> list[tuple[Image.Image, str, Scene]]:
         colours = [name for name in PALETTE if name not in (background, "black")]
         shape = list(SHAPES)[index % len(SHAPES)]
         scene = make_scene(rng, shape, str(rng.choice(colours)), background, "big")
-        radius = STYLE_SHRINK * scene.placement.radius
-        scene = replace(scene, placement=replace(scene.placement, radius=radius))
-        made.append((paint_scene(scene, rng, ink=True), background, scene))
+        scene = shrunk(scene)
+        made.append((paint_scene(scene, rng, finish=INK_STYLE), background, scene))
     return made
 
 
@@ -215,6 +216,17 @@ def drawn_scenes(count: int, seed: int) -> Pairs:
     rng = np.random.default_rng(seed)
     scenes = [random_scene(rng, creature_share=0.5) for _ in range(count)]
     return [(paint_scene(scene, rng), scene.background) for scene in scenes]
+
+
+def drawn_styles(count: int, seed: int) -> Pairs:
+    """The finishes that the base does know; black could pass for a line."""
+    rng = np.random.default_rng(seed)
+    pairs: Pairs = []
+    while len(pairs) < count:
+        scene = random_scene(rng)
+        if scene.colour != "black":
+            pairs.append((paint_styled(scene, rng)[0], scene.background))
+    return pairs
 
 
 def unpaled(inks: list[tuple[Image.Image, str, Scene]]) -> Pairs:
@@ -252,10 +264,10 @@ def _painted(
     look: CreatureLook,
     index: int,
     grounds: list[str],
-    ink: bool = False,
+    finish: Finish = PLAIN,
 ) -> tuple[Image.Image, str]:
     background = grounds[index % len(grounds)]
     scene = make_scene(rng, "creature", "blue", background, "big", look)
     radius = float(rng.uniform(*CHARACTER_RADIUS))
     scene = replace(scene, placement=replace(scene.placement, radius=radius))
-    return paint_scene(scene, rng, ink=ink), background
+    return paint_scene(scene, rng, finish=finish), background
