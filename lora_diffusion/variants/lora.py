@@ -22,8 +22,8 @@ from lora_diffusion.variants.adapter import Adapter, Init, empty_parameter
 class LoRA(Adapter):
     """h = W0 x + alpha / r * B A x (Hu et al., arXiv:2106.09685, section 4.1).
 
-    On convolutions it is LoCon: A convolves with the layer's kernel, B with a 1 x 1 one (Yeh et al.,
-    arXiv:2309.14859, section 3).
+    On convolutions it is LoCon: A convolves with the layer's kernel, B with a 1 x 1 one (Yeh et
+    al., arXiv:2309.14859, section 3).
 
     Parameters (fp32): `down` (A) `[r, in, *kernel]`, `up` (B) `[out, r, *1]`. B starts at zero.
     """
