@@ -92,6 +92,7 @@ def test_toml_and_options_give_the_same_spec_back():
         ({"optim": {"lr_patterns": {"*": -1}}}, ["optim.lr_patterns"]),
         ({"save": {"name": "../x"}}, ["save.name", "plain file name"]),
         ({"data": {"class_pictures": 3}}, ["data.class_prompts"]),
+        ({"data": {"class_prompts": ["a dog", " "]}}, ["data.class_prompts", "empty prompt"]),
         ({"model": {"precision": "fp8"}}, ["model.precision", "fp8", "bf16"]),
         ({"schedule": {"steps": 10**9}}, ["schedule.steps"]),
     ],

@@ -235,6 +235,11 @@ class DataSpec(Section):
 
     @model_validator(mode="after")
     def _class_needs_prompts(self) -> DataSpec:
+        if not all(prompt.strip() for prompt in self.class_prompts):
+            raise ValueError(
+                "data.class_prompts has an empty prompt, which no class picture can show: leave it "
+                "out"
+            )
         if self.class_pictures and not (self.class_prompts or self.class_folder):
             raise ValueError(
                 "data.class_pictures needs data.class_prompts or data.class_folder: say what the "
