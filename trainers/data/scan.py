@@ -279,7 +279,8 @@ class _Masks:
         self._beside = {
             without_ending(name): tree.source(name)
             for name in tree.files
-            if without_ending(name).endswith(_MASK_MARKS)
+            if any(mark in name for mark in _MASK_MARKS)
+            and without_ending(name).endswith(_MASK_MARKS)
         }
         self._apart: dict[str, Source] = {}
         if subset.mask_folder is not None:

@@ -46,10 +46,14 @@ class Tree:
     files: dict[str, Stat]
     problems: list[Problem] = field(default_factory=list)
     members: dict[str, TarMember] = field(default_factory=dict)
+    _sources: dict[str, Source] = field(default_factory=dict, repr=False, compare=False)
 
     def source(self, name: str) -> Source:
         """Where the bytes of one of `files` are."""
-        return self.members.get(name) or self.root / name
+        source = self._sources.get(name)
+        if source is None:  # making a path is slow, and captions' are asked for twice
+            source = self._sources[name] = self.members.get(name) or self.root / name
+        return source
 
 
 def walk(root: Path, *, nested: bool = True, without: Collection[Path] = ()) -> Tree:
