@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
+
+# What a killed writer leaves: ours, which names its process, or the safetensors library's.
+_REST = re.compile(r"\..+\.(\d+)\.tmp|\.tmp\w{6}", re.ASCII)
 
 
 def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a path beside `path`, flush that to disk, then rename it over `path`.
 
     Raises:
-        OSError: the disk is full or not writable; `path` is as it was, and nothing is left over.
+        OSError: the disk is full or not writable; its `filename` is `path`, which is as it was,
+            and nothing is left over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -20,10 +27,28 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)
         beside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+
+
+def sweep_rests(folder: Path) -> None:
+    """Delete, in `folder` and below, what writers left that were killed.
+
+    Files of other processes that are alive stay; the folder is one where no other process writes
+    with the safetensors library.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            found = _REST.fullmatch(name)
+            if found is None:
+                continue
+            process = int(found[1] or os.getpid())
+            if process == os.getpid() or not psutil.pid_exists(process):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.files import replace_atomically
+from lora_diffusion.formats.container import write_any_tensors
 from lora_diffusion.injection import AdapterHandle
 from trainers.optimizers import group_state, set_group_state
 
@@ -95,7 +94,7 @@ def save(
         "numbers": json.dumps(numbers),
     }
     path = folder / file_name(step)
-    replace_atomically(path, lambda beside: save_file(tensors, beside, metadata=metadata))
+    write_any_tensors(path, tensors, metadata)
     if read(path).step == step:
         for old in files(folder)[:-keep]:
             old.unlink(missing_ok=True)

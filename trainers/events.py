@@ -63,8 +63,10 @@ class EventLog:
 
     def close(self) -> None:
         """Flush to disk and close."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:

@@ -125,7 +125,8 @@ def start(run: RunDir, *, resume: bool = False) -> int:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
         )
-    record_process(run, process.pid)
+    if not is_alive(run):  # else the folder is taken, and this process will say so and end
+        record_process(run, process.pid)
     return process.pid
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from filelock import FileLock, Timeout
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
-from lora_diffusion.files import write_text
+from lora_diffusion.files import sweep_rests, write_text
 from trainers import checkpoint, devices, jobs, resume, setup
 from trainers.data import buckets, prepare
+from trainers.disk import faults_told
 from trainers.events import EventLog
 from trainers.export import Exporter, base_weights_hash
 from trainers.jobs import RunDir
@@ -56,10 +58,13 @@ def run(
     Raises:
         InputError: a setting or a file is wrong; also written as the run's last event.
     """
-    run_dir.path.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run_dir.lock_file, timeout=0):
+        with ExitStack() as held:
+            held.enter_context(faults_told(run_dir.path))
+            run_dir.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(run_dir.lock_file, timeout=0))
             start = resume.find(spec, run_dir, resuming=resuming, fork=fork)
+            sweep_rests(run_dir.path)
             write_text(run_dir.spec_file, to_toml(spec))
             jobs.record_own_process(run_dir)
             return _run_told(spec, run_dir, start, stop)
@@ -74,7 +79,8 @@ def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) ->
     """Run, and write how it ended as the last event."""
     events = EventLog(run_dir.events_file)
     try:
-        return _run(spec, run_dir, start, Teller(events, stop), stop)
+        with faults_told(run_dir.path):
+            return _run(spec, run_dir, start, Teller(events, stop), stop)
     except StopRequested:
         assert stop.requested is not None
         events.write("stopped", step=start.step, signal=stop.requested.name, checkpoint=None)

@@ -7,10 +7,14 @@ the safetensors library would lay them out, so hashes agree with those other too
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_diffusion.errors import InputError
@@ -54,6 +58,8 @@ _WRITTEN = {
     torch.float16: "F16",
 }
 _ORDER = {dtype: index for index, dtype in enumerate(_WRITTEN)}
+# How the safetensors library words a failed write.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def read_tensors(path: str | Path, header: Header) -> dict[str, Tensor]:
@@ -120,6 +126,25 @@ def write_tensors(
         read_header(target)
         if hashes.model_hash(target) != data_hash:
             raise OSError(f"{target}: the bytes on disk differ from the bytes written")
+
+    replace_atomically(path, write)
+
+
+def write_any_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file of tensors of any dtype with the library, atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; `path` is as it was.
+    """
+
+    def write(target: Path) -> None:
+        try:
+            save_file(tensors, target, metadata=metadata)
+        except SafetensorError as error:
+            number = _OS_ERROR.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
     replace_atomically(path, write)
 

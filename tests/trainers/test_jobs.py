@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -68,6 +69,15 @@ def test_a_run_has_one_worker(tmp_path):
     folder.path.mkdir()
     with FileLock(folder.lock_file), pytest.raises(InputError, match="another run"):
         run(build_spec([]), folder, StopSignal())
+
+
+def test_a_second_start_does_not_hide_the_run_that_works(tmp_path, monkeypatch):
+    run = jobs.prepare(tmp_path, "r", build_spec([]))
+    jobs.record_own_process(run)
+    before = run.process_file.read_text()
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    assert jobs.start(run) != json.loads(before)["pid"]
+    assert run.process_file.read_text() == before
 
 
 def test_a_long_event_file_is_read_from_its_tail(tmp_path):

@@ -21,11 +21,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.files import replace_atomically, write_text
+from lora_diffusion.files import write_text
+from lora_diffusion.formats.container import write_any_tensors
 from trainers.data.source import Source
 
 FORMAT = 1
@@ -242,7 +242,7 @@ class ShardStore(Generic[Job]):
             for name, tensor in record.items()
         }
         name = hashlib.sha256("".join(missing).encode()).hexdigest()[:32] + ".safetensors"
-        replace_atomically(self.folder / name, lambda beside: save_file(tensors, beside))
+        write_any_tensors(self.folder / name, tensors, {})
         self._add(name, missing)
 
     def _lock(self, group: Sequence[str]) -> FileLock:
