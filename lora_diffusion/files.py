@@ -29,7 +29,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         beside.replace(path)
         sync_folder(path.parent)
     except BaseException as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)
         beside.unlink(missing_ok=True)
         raise

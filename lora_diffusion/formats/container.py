@@ -6,6 +6,7 @@ the safetensors library would lay them out, so hashes agree with those other too
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -125,7 +126,7 @@ def write_tensors(
                 file.write(chunk)
         read_header(target)
         if hashes.model_hash(target) != data_hash:
-            raise OSError(f"{target}: the bytes on disk differ from the bytes written")
+            raise OSError(errno.EIO, "the bytes on disk differ from the bytes written")
 
     replace_atomically(path, write)
 
