@@ -20,6 +20,15 @@ CPU = torch.device("cpu")
 TOKENS, CONTEXT = 77, 64
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Each further thread of a bf16 kernel has buffers of its own, which nobody keeps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def unet_config(*, linear: bool = False) -> dict:
     return {
         "block_out_channels": [32, 64, 128, 128],
