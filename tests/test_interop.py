@@ -32,7 +32,7 @@ def test_diffusers_draws_the_same_picture(demo_base, tmp_path, targets, alpha):
     handle = inject(
         base.parts, AdapterConfig(targets=targets, text_targets="attn+ff", rank=4, alpha=alpha)
     )
-    fill(handle, spread=0.08)
+    fill(handle, spread=0.1)
     path = tmp_path / "adapter.safetensors"
     handle.save(path, dtype="fp32")
     handle.remove()
@@ -55,5 +55,5 @@ def test_diffusers_draws_the_same_picture(demo_base, tmp_path, targets, alpha):
     ).images[0]
     theirs = np.asarray(theirs, dtype=int)
 
-    assert np.abs(ours - plain).mean() > 2  # the adapter does something that can be seen
+    assert np.abs(ours - plain).mean() > 3  # the adapter does something that can be seen
     assert np.abs(ours - theirs).max() <= 1  # rounding to 8 bit
