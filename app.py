@@ -78,6 +78,7 @@ def _open(options: argparse.Namespace) -> int:
             serve(gate, listening)
     finally:
         context.drawer.close()
+        context.tasks.close()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What all tabs share: where runs lie, what may be fetched, who draws."""
+"""What all tabs share: where runs lie, what may be fetched, who draws, what works."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from ui.drawing import Drawer
 from ui.follow import Followers
 from ui.shelf import Shelf
+from ui.tasks import Tasks
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Context:
     shelf: Shelf
     followers: Followers
     drawer: Drawer
+    tasks: Tasks
 
 
 def open_context(runs: Path, models: Path | None) -> Context:
     """A fresh context; nothing is started before it is needed."""
-    return Context(runs, models, Shelf(), Followers(runs), Drawer())
+    return Context(runs, models, Shelf(), Followers(runs), Drawer(), Tasks())
