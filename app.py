@@ -77,8 +77,7 @@ def _open(options: argparse.Namespace) -> int:
                 _show(access.url, Path(private) / "open.html")
             serve(gate, listening)
     finally:
-        context.drawer.close()
-        context.tasks.close()
+        context.close()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What all tabs share: where runs lie, what may be fetched, who draws, what works."""
+"""What all tabs share: where runs lie, what may be fetched, who draws."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from ui.drawing import Drawer
 from ui.follow import Followers
+from ui.hardware import Hardware
 from ui.shelf import Shelf
 from ui.tasks import Tasks
+from ui.uploads import Uploads
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,25 @@ class Context:
     followers: Followers
     drawer: Drawer
     tasks: Tasks
+    hardware: Hardware
+    uploads: Uploads
+
+    def close(self) -> None:
+        """End the processes that belong to the studio, and delete what was uploaded."""
+        self.drawer.close()
+        self.tasks.close()
+        self.uploads.close()
 
 
 def open_context(runs: Path, models: Path | None) -> Context:
     """A fresh context; nothing is started before it is needed."""
-    return Context(runs, models, Shelf(), Followers(runs), Drawer(), Tasks())
+    return Context(
+        runs=runs,
+        models=models,
+        shelf=Shelf(),
+        followers=Followers(runs),
+        drawer=Drawer(),
+        tasks=Tasks(),
+        hardware=Hardware(),
+        uploads=Uploads(),
+    )

@@ -41,13 +41,15 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
         every = context.followers.glance()
         cards = [run_view.card(follower, context.shelf) for follower in every]
         chosen = _chosen(every, cards, asked.get("run"))
+        machine = context.hardware.line()
         if chosen is None:
-            return {"cards": cards, "run": None, "seen": ""}
+            return {"cards": cards, "machine": machine, "run": None, "seen": ""}
         chosen.catch_up()
         seen = f"{chosen.run.path.name}:{chosen.offset}:{chosen.status()}"
         if asked.get("seen") == seen:
-            return {"cards": cards, "same": True, "seen": seen}
-        return {"cards": cards, "run": run_view.view(chosen, context.shelf), "seen": seen}
+            return {"cards": cards, "machine": machine, "same": True, "seen": seen}
+        shown = run_view.view(chosen, context.shelf)
+        return {"cards": cards, "machine": machine, "run": shown, "seen": seen}
 
     def studio_stop(request: Any) -> Json:
         """Ask a run to save and stop."""

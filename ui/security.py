@@ -7,7 +7,8 @@ framework's own checks. A request passes only if
    127.0.0.1 still sends its own name),
 2. its `Origin` and `Sec-Fetch-Site`, where a browser sends them, are the studio's own,
 3. it carries this launch's session cookie, which only the printed link or the password gives,
-4. its path is one that the studio uses, and its body is small.
+4. its path is one that the studio uses, and its body is small; only an upload's may be large,
+   which `uploads` limits as it streams.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import psutil
 
 from lora_diffusion.errors import InputError, printable
 from ui import doors
+from ui.uploads import PATH as UPLOAD_PATH
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -40,12 +42,13 @@ BODY_SECONDS = 20.0
 WRONG_PASSWORD_SECONDS = 1.0
 LOGIN_PATH = "/studio/login"
 
-# Everything that the page needs. Uploads, Gradio's file route, proxies and tools are not among it.
+# Everything that the page needs. Gradio's own uploads and file route, proxies and tools are not
+# among it.
 _OPEN_PATHS = re.compile(
     r"/(?:"
     r"|favicon\.ico|manifest\.json|config/?|theme\.css"
     r"|(?:assets|static|svelte)/[\w./-]+"
-    r"|studio/(?:static|picture|adapter|login)(?:/[\w.-]+)?"
+    r"|studio/(?:static|picture|adapter|login|upload)(?:/[\w.-]+)?"
     r"|gradio_api/(?:startup-events|info/?|app_id/?|cancel|reset/?|theme\.css|user/?|token/?"
     r"|login_check/?|component_server/?|heartbeat/[\w-]+|queue/(?:join/?|data|status))"
     r")"
@@ -148,6 +151,8 @@ class Gate:
             await self._at_the_door(scope, reply)
         elif not _OPEN_PATHS.fullmatch(scope["path"]):
             await doors.answer(reply, 404, "There is nothing at this address.")
+        elif scope["path"] == UPLOAD_PATH:
+            await self._app(scope, receive, reply)
         else:
             await self._enter(scope, receive, reply)
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from lora_diffusion.errors import InputError, printable
 from ui.context import Context
 from ui.security import Access, Gate
 from ui.studio import HEAD, build
 from ui.theme import studio_theme
+from ui.uploads import PATH as UPLOAD_PATH
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -79,6 +81,18 @@ def make_app(context: Context) -> FastAPI:
         if path is None or not path.is_file():
             return _nothing()
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    @app.post(UPLOAD_PATH)
+    async def upload(request: Request) -> Response:
+        """The body is the file; its name is in the query. Answers `{id}` or `{error}`."""
+        name = request.query_params.get("name", "file")
+        try:
+            return JSONResponse({"id": await context.uploads.take(name, request.stream())})
+        except InputError as error:
+            return JSONResponse({"error": printable(error, 500)}, status_code=413)
+        except OSError as error:
+            told = f"The disk refused: {printable(error.strerror or error, 200)}."
+            return JSONResponse({"error": told}, status_code=507)
 
     gr.mount_gradio_app(
         app,

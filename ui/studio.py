@@ -24,6 +24,14 @@ _HEADER = """
   <span class="st-header-right">
     <span class="st-away" role="status" hidden></span>
     <button class="st-pill" type="button" hidden><i></i><span></span></button>
+    <span class="st-pill st-machine" title="Memory in use" hidden></span>
+    <button class="st-icon" type="button" data-key-list title="Keys (?)" aria-label="List of keys">
+      <svg width="20" height="20" viewBox="0 0 20 20" aria-hidden="true" fill="none"
+        stroke="currentColor" stroke-width="1.5" stroke-linecap="round">
+        <rect x="2.5" y="5" width="15" height="10" rx="2"/>
+        <path d="M5.5 8h.01M8.5 8h.01M11.5 8h.01M14.5 8h.01M6.5 12h7"/>
+      </svg>
+    </button>
     <button class="st-icon" type="button" data-theme-switch title="Light or dark (T)"
       aria-label="Switch between light and dark">
       <svg width="20" height="20" viewBox="0 0 20 20" aria-hidden="true">

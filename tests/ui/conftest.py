@@ -24,7 +24,7 @@ def context(runs: Path) -> Iterator[Context]:
     """One launch of the studio on that folder."""
     opened = open_context(runs, None)
     yield opened
-    opened.drawer.close()
+    opened.close()
 
 
 @pytest.fixture

@@ -37,7 +37,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 
 
 def test_nothing_to_show(ask: Any) -> None:
-    assert ask("studio_poll", {}) == {"cards": [], "run": None, "seen": ""}
+    answer = ask("studio_poll", {})
+    assert (answer["cards"], answer["run"], answer["seen"]) == ([], None, "")
+    assert " of " in answer["machine"]
 
 
 def test_names_cannot_clash_with_gradios_attributes(context: Context) -> None:

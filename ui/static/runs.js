@@ -69,6 +69,7 @@
       state.polling = false;
       if (!answer || wanted !== state.run) return;
       state.seen = answer.seen;
+      window.Studio.showMachine(answer.machine);
       drawRail(answer.cards);
       window.Studio.showRunning(answer.cards.find((card) => card.status === "running"));
       if (!answer.cards.length) return drawEmpty();

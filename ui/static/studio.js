@@ -42,6 +42,14 @@
     return minutes ? `${Math.floor(whole / 3600)} h ${minutes} min` : `${Math.floor(whole / 3600)} h`;
   };
 
+  // Hand a file to the studio; resolves to its id, or throws the sentence why not.
+  Studio.upload = async (file) => {
+    const where = `/studio/upload?name=${encodeURIComponent(file.name)}`;
+    const answer = await (await fetch(where, { method: "POST", body: file })).json();
+    if (answer.error) throw new Error(answer.error);
+    return answer.id;
+  };
+
   Studio.copy = async (text, button) => {
     const before = button.textContent;
     try {
@@ -54,17 +62,13 @@
   };
 
   // ---- tabs and deep links ----
-  const TABS = ["train", "runs", "try"];
-  const tabButton = (id) => {
-    const label = id[0].toUpperCase() + id.slice(1);
-    return [...document.querySelectorAll("#st-tabs button[role=tab]")].find(
-      (button) => button.textContent.trim() === label,
-    );
-  };
+  const nameOf = (button) => button.textContent.trim().toLowerCase();
+  const tabButtons = () => [...document.querySelectorAll("#st-tabs button[role=tab]")];
+  const tabButton = (id) => tabButtons().find((button) => nameOf(button) === id);
 
   Studio.currentTab = () => {
     const chosen = document.querySelector('#st-tabs button[role=tab][aria-selected="true"]');
-    return chosen ? chosen.textContent.trim().toLowerCase() : "runs";
+    return chosen ? nameOf(chosen) : "runs";
   };
 
   Studio.openTab = (id) => {
@@ -104,6 +108,30 @@
   // ---- keys: never while typing, except with Ctrl ----
   const keys = [];
   Studio.onKey = (handler) => keys.push(handler);
+
+  // Each tab names its own keys for the list, and the button that Ctrl+Enter presses in it.
+  const keyList = [
+    ["1 – 6", "open a tab"],
+    ["T", "light or dark"],
+    ["?", "this list"],
+    ["Ctrl + Enter", "start, draw: the main button"],
+  ];
+  const mainButtons = { train: "#st-start", try: "#st-draw" };
+  Studio.nameKey = (key, does) => keyList.push([key, does]);
+  Studio.mainButton = (tab, selector) => (mainButtons[tab] = selector);
+
+  Studio.showKeys = () => {
+    const close = () => dialog.close();
+    const dialog = Studio.h("dialog", { class: "st st-dialog st-key-list", "aria-label": "Keys" },
+      Studio.h("h2", {}, "Keys"),
+      Studio.h("dl", {}, keyList.map(([key, does]) =>
+        Studio.h("div", {}, Studio.h("dt", {}, Studio.h("kbd", {}, key)), Studio.h("dd", {}, does)))),
+      Studio.h("div", { class: "st-buttons" },
+        Studio.h("button", { class: "st-button", type: "button", onclick: close }, "Close")));
+    dialog.addEventListener("close", () => dialog.remove());
+    document.querySelector("#st-top").append(dialog);
+    dialog.showModal();
+  };
   const typing = (target) =>
     target instanceof Element &&
     Boolean(target.closest("input:not([type=range]):not([type=radio]), textarea, select, [contenteditable]"));
@@ -111,9 +139,10 @@
   document.addEventListener("keydown", (event) => {
     const free = !typing(event.target) && !event.metaKey && !event.altKey && !event.ctrlKey;
     if (free && event.key === "t") Studio.switchTheme();
-    if (free && ["1", "2", "3"].includes(event.key)) Studio.openTab(TABS[Number(event.key) - 1]);
+    if (free && event.key === "?" && !document.querySelector("dialog[open]")) Studio.showKeys();
+    if (free && /^[1-9]$/.test(event.key)) tabButtons()[Number(event.key) - 1]?.click();
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter") {
-      const main = { train: "#st-start", try: "#st-draw" }[Studio.currentTab()];
+      const main = mainButtons[Studio.currentTab()];
       const button = main && document.querySelector(main);
       if (button && !button.disabled) {
         event.preventDefault();
@@ -134,13 +163,16 @@
     element.querySelector("[data-theme-switch]").addEventListener("click", Studio.switchTheme);
     const pill = element.querySelector(".st-pill");
     pill.addEventListener("click", () => Studio.openRun && Studio.openRun(pill.dataset.run));
-    Studio.header = { pill, away: element.querySelector(".st-away") };
+    element.querySelector("[data-key-list]").addEventListener("click", Studio.showKeys);
+    Studio.header = {
+      pill, away: element.querySelector(".st-away"), machine: element.querySelector(".st-machine"),
+    };
 
     const asked = new URLSearchParams(location.search).get("tab");
     let tries = 60; // the tabs answer clicks only once Gradio has brought them to life
     const settle = () => {
-      const wanted = TABS.includes(asked) ? asked : "runs";
-      if (!tabButton("train") || (Studio.currentTab() !== wanted && tries > 0)) {
+      const wanted = asked && tabButton(asked) ? asked : "runs";
+      if (!tabButton("runs") || (Studio.currentTab() !== wanted && tries > 0)) {
         tries -= 1;
         Studio.openTab(wanted);
         return void setTimeout(settle, 50);
@@ -167,6 +199,12 @@
     }
     const done = card && card.share ? `${share}%` : "Preparing";
     document.title = card ? `${done} · ${card.title}` : "LoRA studio";
+  };
+
+  Studio.showMachine = (text) => {
+    if (!Studio.header) return;
+    Studio.header.machine.hidden = !text;
+    Studio.setText(Studio.header.machine, text || "");
   };
 
   Studio.showAway = (text) => {
