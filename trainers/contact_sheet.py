@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lora_diffusion.files import replace_atomically
 from trainers.data.captions import has_word
@@ -65,7 +65,9 @@ def draw_sheet(
             with Image.open(picture) as opened:
                 # Small pictures keep their pixels, large ones are averaged.
                 how = Image.Resampling.NEAREST if opened.width <= 128 else Image.Resampling.LANCZOS
-                sheet.paste(opened.convert("RGB").resize((_CELL_PX, _CELL_PX), how), (left, top))
+                cell = (_CELL_PX, _CELL_PX)
+                fitted = ImageOps.pad(opened.convert("RGB"), cell, how, _PAGE)
+                sheet.paste(fitted, (left, top))
     for row, prompt in enumerate(prompts):
         top = head + row * (_CELL_PX + _GAP_PX)
         has_trigger = trigger is not None and has_word(prompt, trigger)

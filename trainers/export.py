@@ -166,7 +166,10 @@ def without_paths(spec: JobSpec) -> JobSpec:
     adapter = spec.adapter.model_copy(
         update={"start_from": spec.adapter.start_from and public_name(spec.adapter.start_from)}
     )
-    return spec.model_copy(update={"data": data, "model": model, "adapter": adapter})
+    preview = spec.preview.model_copy(update=_named_only(spec.preview, "prompts_file"))
+    return spec.model_copy(
+        update={"data": data, "model": model, "adapter": adapter, "preview": preview}
+    )
 
 
 def _named_only(section: Section, *fields: str) -> dict[str, str]:

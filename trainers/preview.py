@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, save_png
 from trainers.data.captions import without_trigger
 from trainers.data.scan import Picture
-from trainers.spec import JobSpec
+from trainers.sample_prompts import SamplePrompt, read_prompts
+from trainers.spec import JobSpec, PreviewSpec
 from trainers.stopping import StopRequested
 
 _CAPTION_PROMPTS = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,24 @@ class PreviewFile:
     path: Path
 
 
-def preview_prompts(spec: JobSpec, instances: list[Picture]) -> tuple[str, ...]:
-    """`preview.prompts` with the trigger filled in, or two captions and one without the trigger."""
+def preview_prompts(spec: JobSpec, instances: list[Picture]) -> tuple[SamplePrompt, ...]:
+    """What previews draw, the trigger filled in.
+
+    Those of `preview.prompts_file`, or `preview.prompts`, or else two captions and one without
+    the trigger.
+
+    Raises:
+        InputError: the file can't be used; names the line.
+    """
+    trigger = spec.data.trigger or ""
+    if spec.preview.prompts_file:
+        samples = read_prompts(bundled.resolve(spec.preview.prompts_file))
+        return tuple(replace(each, prompt=_filled(each.prompt, trigger)) for each in samples)
     if spec.preview.prompts:
-        trigger = spec.data.trigger or ""
-        return tuple(_filled(prompt, trigger) for prompt in spec.preview.prompts)
+        return tuple(SamplePrompt(_filled(prompt, trigger)) for prompt in spec.preview.prompts)
     captions = list(dict.fromkeys(p.caption for p in instances))[:_CAPTION_PROMPTS]
     plain = without_trigger(captions[0], spec.data.trigger)
-    return tuple(dict.fromkeys([*captions, plain] if plain else captions))
+    return tuple(map(SamplePrompt, dict.fromkeys([*captions, plain] if plain else captions)))
 
 
 def _filled(prompt: str, trigger: str) -> str:
@@ -42,6 +56,25 @@ def _filled(prompt: str, trigger: str) -> str:
     return prompt.replace("{trigger}", trigger).strip()
 
 
+def _picture(sample: SamplePrompt, index: int, spec: PreviewSpec, side_px: int) -> PictureSpec:
+    """The picture of prompt number `index`: its own settings, or else the section's."""
+
+    def own_or(own: T | None, usual: T) -> T:
+        return usual if own is None else own
+
+    side = spec.size_px or side_px
+    return PictureSpec(
+        prompt=sample.prompt,
+        negative=own_or(sample.negative, spec.negative),
+        seed=own_or(sample.seed, spec.seed + index),
+        sampling_steps=own_or(sample.sampling_steps, spec.sampling_steps),
+        cfg=own_or(sample.cfg, spec.cfg),
+        width_px=own_or(sample.width_px, side),
+        height_px=own_or(sample.height_px, side),
+        sampler=own_or(sample.sampler, spec.sampler),
+    )
+
+
 class Previewer:
     """Draws the previews of a run into its `previews/` folder."""
 
@@ -49,26 +82,15 @@ class Previewer:
         self,
         base: DiffusionBase,
         spec: JobSpec,
-        prompts: tuple[str, ...],
+        prompts: Sequence[SamplePrompt],
         side_px: int,
         folder: Path,
     ) -> None:
-        side = spec.preview.size_px or side_px
         self.base = base
         self.at_once = 1 if spec.model.low_memory else BATCH_SIZE
         self.folder = folder
         self.pictures = [
-            PictureSpec(
-                prompt=prompt,
-                negative=spec.preview.negative,
-                seed=spec.preview.seed + index,
-                sampling_steps=spec.preview.sampling_steps,
-                cfg=spec.preview.cfg,
-                width_px=side,
-                height_px=side,
-                sampler=spec.preview.sampler,
-            )
-            for index, prompt in enumerate(prompts)
+            _picture(prompt, index, spec.preview, side_px) for index, prompt in enumerate(prompts)
         ]
         self._encoded: EncodedPrompts | None = None
 

@@ -20,6 +20,7 @@ from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.optim import make_optimizer
 from trainers.preview import Previewer
+from trainers.sample_prompts import SamplePrompt
 
 PARTS = {"sd21": {"unet", "text_encoder"}, "sdxl": {"unet", "text_encoder", "text_encoder_2"}}
 STEPS = 2
@@ -67,7 +68,7 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
     dataset = prepare.make_dataset(base, spec, instances, [])
     dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
-    previewer = Previewer(base, spec, ("sks",), base.native_size_px, pictures)
+    previewer = Previewer(base, spec, [SamplePrompt("sks")], base.native_size_px, pictures)
     trainer = Trainer(
         spec,
         STEPS,

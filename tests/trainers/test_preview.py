@@ -21,10 +21,10 @@ from trainers.preview import preview_prompts
 def test_the_trigger_is_filled_in(trigger: str | None, expected: tuple[str, ...]) -> None:
     prompts = ["score_9, {trigger}, solo", "score_9, solo", "solo, {trigger}", "{trigger}"]
     spec = build_spec([{"data": {"trigger": trigger}, "preview": {"prompts": prompts}}])
-    assert preview_prompts(spec, []) == expected
+    assert tuple(p.prompt for p in preview_prompts(spec, [])) == expected
 
 
 def test_unset_prompts_are_captions_and_one_without_the_trigger() -> None:
     pictures = [Picture(Path(f"{n}.png"), (f"sks, {n}",)) for n in range(3)]
     spec = build_spec([{"data": {"trigger": "sks"}}])
-    assert preview_prompts(spec, pictures) == ("sks, 0", "sks, 1", "0")
+    assert [p.prompt for p in preview_prompts(spec, pictures)] == ["sks, 0", "sks, 1", "0"]

@@ -42,6 +42,11 @@ class PreviewSpec(Section):
         description="Prompts to draw, {trigger} filled in; unset takes two captions and one "
         "without the trigger.",
     )
+    prompts_file: str | None = Field(
+        None,
+        description="File of prompts in place of preview.prompts: one a line, with --n (negative) "
+        "--w --h --d (seed) --s (steps) --l (guidance) --ss (sampler) after it; or JSON or TOML.",
+    )
     negative: str = Field("", description="Negative prompt of all previews.")
     every_steps: int = Field(
         0, ge=0, description="Draw every N steps; 0 draws only before and after."
