@@ -16,6 +16,8 @@ TORCH_FREE = [
     "lora_diffusion.formats.metadata",
     "lora_diffusion.formats.hash",
     "lora_diffusion.base_layers",
+    "lora_diffusion.composition.prompt_tags",
+    "lora_diffusion.composition.weights",
     "lora_diffusion.consumers",
     "trainers.spec",
     "trainers.layering",
