@@ -11,6 +11,7 @@ from lora_diffusion.errors import InputError, printable
 from trainers import jobs, layering
 from trainers.layering import build_spec
 from ui import run_view
+from ui.answers import answered
 from ui.context import Context
 from ui.follow import Follower
 
@@ -85,7 +86,7 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
     functions = (
         studio_poll, studio_stop, studio_resume, studio_demo, studio_log, studio_settings
     )  # fmt: skip
-    return [_said(function) for function in functions]
+    return [answered(function) for function in functions]
 
 
 def refuse_second_run(context: Context) -> None:
@@ -117,19 +118,3 @@ def _chosen(every: list[Follower], cards: list[Json], name: object) -> Follower 
         if shown["status"] == "running":
             return follower
     return every[0] if every else None
-
-
-def _said(function: Callable[[Any], Json]) -> Callable[[Any], Json]:
-    """The same function with bad input answered as `{"error": sentence}`."""
-
-    def safe(request: Any = None) -> Json:
-        try:
-            return function(request)
-        except InputError as error:
-            return {"error": printable(error, 500)}
-        except OSError as error:
-            return {"error": f"The disk refused: {printable(error.strerror or error, 200)}."}
-
-    safe.__name__ = function.__name__
-    safe.__doc__ = function.__doc__
-    return safe
