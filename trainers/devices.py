@@ -50,7 +50,7 @@ def choose(spec: ModelSpec) -> Placement:
     return Placement(device, precision)
 
 
-def make_accelerator(placement: Placement, accumulate: int) -> Accelerator:
+def make_accelerator(placement: Placement) -> Accelerator:
     """An accelerator for this placement, whatever an earlier one in this process was set to."""
     from accelerate.state import AcceleratorState
 
@@ -59,7 +59,6 @@ def make_accelerator(placement: Placement, accumulate: int) -> Accelerator:
     mixed = "no" if placement.precision == "fp32" else placement.precision
     return Accelerator(
         mixed_precision=mixed,
-        gradient_accumulation_steps=accumulate,
         cpu=placement.device.type == "cpu",
     )
 

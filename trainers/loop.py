@@ -1,13 +1,12 @@
 """One training step, readable aloud: batch -> noised -> prediction -> loss -> update.
 
-All that is random in a step is a function of (seed, place of the picture in the run); nothing
-here draws from or moves global random state.
+All that is random in a step is a function of (seed, place of the picture in the run): see `batch`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lora_diffusion.errors import InputError, printable
-from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
+from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.injection import AdapterHandle
-from lora_diffusion.randomness import normal
 from trainers.averaging import ShownWeights
-from trainers.data.dataset import Dataset
-from trainers.data.order import Order
+from trainers.batch import Batch, Batches
 from trainers.devices import peak_bytes
-from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
+from trainers.diffusion import NoiseSchedule
 from trainers.lr_schedule import lr_factor
 from trainers.objective import (
     batch_loss,
@@ -37,35 +34,6 @@ from trainers.spec import JobSpec
 
 _MAX_BAD_STEPS = 3
 _MAX_NAMED = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One step's input.
-
-    Attributes:
-        latents: clean, in the UNet's space, `[b, c, h/f, w/f]`.
-        noise: what the target is made of, of the same shape.
-        input_noise: what the input is noised with; the same unless it is perturbed.
-        timesteps: `[b]`.
-        captions: one each.
-        sizes: of the pictures before cropping, one each.
-        is_class: whether a picture is there for prior preservation, `[b]`.
-        weight: of each picture in the loss, `[b]`.
-        mask: of each place in the loss, in [0, 1], `[b, 1, h/f, w/f]`; None counts all alike.
-        share: of a full batch; less for what is left of a bucket.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    input_noise: Tensor
-    timesteps: Tensor
-    captions: Sequence[str]
-    sizes: Sequence[PictureSize]
-    is_class: Tensor
-    weight: Tensor
-    mask: Tensor | None
-    share: float
 
 
 @dataclass(frozen=True)
@@ -93,8 +61,7 @@ class Trainer:
         total_steps: int,
         base: DiffusionBase,
         handle: AdapterHandle,
-        dataset: Dataset,
-        order: Order,
+        batches: Batches,
         accelerator: Accelerator,
         optimizer: torch.optim.Optimizer,
         cached_prompts: Mapping[str, Conditioning] | None,
@@ -103,8 +70,7 @@ class Trainer:
         self.total_steps = total_steps
         self.base = base
         self.handle = handle
-        self.dataset = dataset
-        self.order = order
+        self.batches = batches
         self.accelerator = accelerator
         self.optimizer = accelerator.prepare(optimizer)
         self.shown = ShownWeights(handle, optimizer, spec.optim.ema_decay)
@@ -127,22 +93,12 @@ class Trainer:
                 was before.
         """
         began = time.perf_counter()
-        spec = self.spec.schedule
         set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
-        losses: list[float] = []
-        grad_norm = 0.0
-        for micro in range(step * spec.accumulate, (step + 1) * spec.accumulate):
-            self.handle.clock.set(spec.seed, micro)
-            batch = self.batch(micro)
-            with self.accelerator.accumulate(self.base.unet), self.accelerator.autocast():
-                loss = self.loss(batch)
-                losses.append(loss.item())
-                self.accelerator.backward(loss * batch.share)
-                if self.accelerator.sync_gradients:
-                    grad_norm = self._update(step, all(map(_finite, losses)))
+        loss = self._gradients(step)
+        grad_norm = self._update(step, _finite(loss))
         return StepResult(
             step=step + 1,
-            loss=sum(losses) / len(losses),
+            loss=loss,
             lr=shown_lr(self.optimizer),
             grad_norm=grad_norm,
             seconds=time.perf_counter() - began,
@@ -150,48 +106,32 @@ class Trainer:
             skipped=self._pictures_of(step) if self._bad_steps else (),
         )
 
-    def _pictures_of(self, step: int) -> tuple[str, ...]:
-        micros = range(
-            step * self.spec.schedule.accumulate, (step + 1) * self.spec.schedule.accumulate
-        )
-        return tuple(
-            self.dataset.picture(visit).name for m in micros for visit in self.order.batch(m)
-        )
+    def _gradients(self, step: int) -> float:
+        """Add up the gradients of a step's batches; returns its loss, the mean of theirs."""
+        micros = self._micros(step)
+        total = 0.0
+        for micro in micros:
+            batch = self.batches.make(micro)
+            self.handle.clock.set(self.spec.schedule.seed, micro, batch.places)
+            with self.accelerator.autocast():
+                loss = self.loss(batch)
+            self.accelerator.backward(loss * (batch.share / len(micros)))
+            total += loss.item()
+        return total / len(micros)
 
-    def batch(self, micro: int) -> Batch:
-        """The `micro`-th batch of the run (from 0), its pictures all of one size."""
-        spec = self.spec
-        seed = spec.schedule.seed
-        visits = self.order.batch(micro)
-        shown = self.dataset.show(visits)
-        latents, noises, input_noises, timesteps = [], [], [], []
-        for place, moments in ((v.place, s.moments) for v, s in zip(visits, shown, strict=True)):
-            latent = moments.sample(normal(tuple(moments.mean.shape), "latent", seed, place))
-            latents.append(self.base.scale_latents(latent))
-            noise = draw_noise(spec.objective, tuple(latent.shape[1:]), seed, place)
-            noises.append(noise)
-            input_noises.append(draw_input_noise(spec.objective, noise, seed, place))
-            timesteps.append(draw_timestep(spec.objective, seed, place, len(self.schedule)))
-        device = self.base.device
-        masks = [s.mask for s in shown if s.mask is not None]
-        return Batch(
-            latents=torch.cat(latents).to(device),
-            noise=torch.stack(noises).to(device),
-            input_noise=torch.stack(input_noises).to(device),
-            timesteps=torch.tensor(timesteps, device=device),
-            captions=[s.caption for s in shown],
-            sizes=[s.size for s in shown],
-            is_class=torch.tensor([v.is_class for v in visits], device=device),
-            weight=torch.tensor([s.weight for s in shown], device=device),
-            mask=torch.stack(masks).to(device).float() / 255 if masks else None,
-            share=len(visits) / spec.schedule.batch_size,
-        )
+    def _pictures_of(self, step: int) -> tuple[str, ...]:
+        return tuple(name for micro in self._micros(step) for name in self.batches.names(micro))
+
+    def _micros(self, step: int) -> range:
+        """The numbers of the batches that step number `step` takes in."""
+        count = self.spec.schedule.accumulate
+        return range(step * count, (step + 1) * count)
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted loss of a batch, a scalar in fp32."""
         noisy = self.schedule.noised(batch.latents, batch.input_noise, batch.timesteps)
         target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
-        prompts = self.base.with_sizes(self._prompts(batch.captions), batch.sizes)
+        prompts = self.base.with_sizes(self._prompts(batch), batch.sizes)
         prediction = self.base.predict(noisy, batch.timesteps, prompts)
         snr = self.schedule.snr(batch.timesteps)
         shares = batch.timesteps / len(self.schedule)
@@ -202,10 +142,10 @@ class Trainer:
         weights = picture_weights(self.spec.objective, batch.is_class, snr, self.base.prediction)
         return batch_loss(picture_losses(off, shown), weights * batch.weight)
 
-    def _prompts(self, captions: Sequence[str]) -> Conditioning:
+    def _prompts(self, batch: Batch) -> Conditioning:
         if self.cached_prompts is None:
-            return self.base.encode_prompts(captions)
-        rows = [self.cached_prompts[caption] for caption in captions]
+            return self.base.encode_prompts(batch.captions, chunks=batch.chunks)
+        rows = [self.cached_prompts[caption] for caption in batch.captions]
         return Conditioning.cat(rows).to(self.base.device)
 
     def _update(self, step: int, finite: bool) -> float:

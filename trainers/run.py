@@ -15,6 +15,7 @@ from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import sweep_rests, write_text
 from trainers import checkpoint, devices, jobs, resume, setup
+from trainers.batch import Batches
 from trainers.data import buckets, prepare
 from trainers.disk import faults_told
 from trainers.events import EventLog
@@ -106,7 +107,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     # The pictures, and the base that encodes them
     instances, classes = setup.find_pictures(spec, teller)
     placement = devices.choose(spec.model)
-    accelerator = devices.make_accelerator(placement, spec.schedule.accumulate)
+    accelerator = devices.make_accelerator(placement)
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
     base = setup.open_base(spec, placement, teller)
@@ -138,9 +139,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     )
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
-    trainer = Trainer(
-        spec, total, base, handle, dataset, order, accelerator, optimizer, prompt_cache
-    )
+    batches = Batches(spec, base, dataset, order, pads_captions=prompt_cache is None)
+    trainer = Trainer(spec, total, base, handle, batches, accelerator, optimizer, prompt_cache)
     if start.point:
         trainer.shown.restore(checkpoint.average(start.point))
     exporter = Exporter(

@@ -15,6 +15,7 @@ from lora_diffusion.families.base import PictureSize
 from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
 from tests.trainers.conftest import Run
 from trainers import devices, setup
+from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
@@ -69,16 +70,17 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
     dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
     previewer = Previewer(base, spec, [SamplePrompt("sks")], base.native_size_px, pictures)
+    prompts = setup.cache_prompts(base, spec, dataset, previewer, lambda *_: None)
+    order = prepare.make_run_order(spec, dataset)
     trainer = Trainer(
         spec,
         STEPS,
         base,
         handle,
-        dataset,
-        prepare.make_run_order(spec, dataset),
-        devices.make_accelerator(placement, spec.schedule.accumulate),
+        Batches(spec, base, dataset, order, pads_captions=prompts is None),
+        devices.make_accelerator(placement),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, spec, dataset, previewer, lambda *_: None),
+        prompts,
     )
     trainer.set_training()
     return trainer
@@ -176,7 +178,7 @@ def test_a_batch_tells_where_its_pictures_come_from(
         optim={"lr_text": 0.0},
         data={"folder": str(pictures), "trigger": "sks", **settings},
     )
-    batches = [trainer.batch(micro) for micro in range(3)]
+    batches = [trainer.batches.make(micro) for micro in range(3)]
     assert {size for batch in batches for size in batch.sizes} == expected
     for batch in batches:
         sides = [
@@ -199,7 +201,7 @@ def test_zero_terminal_snr_trains_at_its_last_timestep(pictures: Path, tmp_path:
     trainer = make_trainer(
         folder, pictures, optim={"lr_text": 0.0}, objective={"min_snr_gamma": 5.0}
     )
-    batch = trainer.batch(0)
+    batch = trainer.batches.make(0)
     last = torch.full_like(batch.timesteps, 999)
     schedule = trainer.schedule
     noisy = schedule.noised(batch.latents, batch.noise, last)

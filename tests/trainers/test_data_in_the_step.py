@@ -17,6 +17,7 @@ from lora_diffusion.families import folder as folder_module
 from lora_diffusion.families import load_base
 from tests.trainers.conftest import assert_same_tensors
 from trainers import devices, setup
+from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.dreambooth_lora import main
 from trainers.layering import build_spec
@@ -60,24 +61,25 @@ def make_trainer(pictures, **data) -> Trainer:
     dataset = prepare.make_dataset(base, spec, scan.find(spec.data), [])
     dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
+    prompts = setup.cache_prompts(base, spec, dataset, None, lambda *_: None)
+    order = prepare.make_run_order(spec, dataset)
     return Trainer(
         spec,
         STEPS,
         base,
         handle,
-        dataset,
-        prepare.make_run_order(spec, dataset),
-        devices.make_accelerator(placement, 1),
+        Batches(spec, base, dataset, order, pads_captions=prompts is None),
+        devices.make_accelerator(placement),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
+        prompts,
     )
 
 
 def test_batches_have_one_shape_and_say_where_it_comes_from(pictures):
     trainer = make_trainer(pictures)
     seen = set()
-    for number in range(trainer.order.batches_in_epochs(2)):
-        batch = trainer.batch(number)
+    for number in range(trainer.batches.order.batches_in_epochs(2)):
+        batch = trainer.batches.make(number)
         sides = {size.target_px for size in batch.sizes}
         assert len(sides) == 1
         assert [side * 2 for side in batch.latents.shape[2:]] == list(sides.pop())
@@ -92,8 +94,10 @@ def test_batches_have_one_shape_and_say_where_it_comes_from(pictures):
 def test_what_a_mask_hides_does_not_change_the_loss(pictures):
     def loss_of_the_tall_one(**data) -> tuple[float, float]:
         trainer = make_trainer(pictures, masked_loss=True, **data)
-        numbers = range(trainer.order.batches_in_epochs(1))
-        batch = next(b for b in map(trainer.batch, numbers) if b.sizes[0].target_px == (80, 48))
+        numbers = range(trainer.batches.order.batches_in_epochs(1))
+        batch = next(
+            b for b in map(trainer.batches.make, numbers) if b.sizes[0].target_px == (80, 48)
+        )
         assert batch.mask.shape == (1, 1, 40, 24)
         assert batch.mask[..., :11].max() == 0
         assert batch.mask[..., 13:].min() == 1
@@ -117,7 +121,7 @@ def test_what_a_mask_hides_does_not_change_the_loss(pictures):
 def test_a_weight_of_nought_learns_nothing(pictures, tmp_path):
     subsets = [{"folder": str(pictures), "weight": 0.0}]
     trainer = make_trainer(pictures, subsets=subsets)
-    assert trainer.loss(trainer.batch(0)).item() == 0
+    assert trainer.loss(trainer.batches.make(0)).item() == 0
 
 
 @pytest.mark.parametrize("cache", ["memory", "off"])
@@ -129,10 +133,10 @@ def test_looks_and_words_change_from_visit_to_visit_and_are_repeatable(pictures,
     one, other = make_trainer(pictures, **changing), make_trainer(pictures, **changing)
     numbers = [9, 2, 30, 17]
     for number in numbers:
-        first, second = one.batch(number), other.batch(number)
+        first, second = one.batches.make(number), other.batches.make(number)
         assert torch.equal(first.latents, second.latents)
         assert (first.captions, first.sizes) == (second.captions, second.sizes)
-    batches = [one.batch(number) for number in range(120)]
+    batches = [one.batches.make(number) for number in range(120)]
     captions = {c for batch in batches for c in batch.captions if "square" in c}
     means = {
         (s.original_px, s.crop_px)
@@ -175,7 +179,7 @@ def test_pictures_that_are_too_small_are_all_named(tmp_path):
         Image.new("RGB", (90, 20)).save(tmp_path / name)
     with pytest.raises(InputError, match=r"a\.png.*90 x 20 px.*upscale true[\s\S]*b\.png"):
         make_trainer(tmp_path)
-    assert make_trainer(tmp_path, upscale=True).batch(0).sizes[0].target_px == (32, 128)
+    assert make_trainer(tmp_path, upscale=True).batches.make(0).sizes[0].target_px == (32, 128)
 
 
 def test_the_plan_lists_the_buckets_and_counts_their_batches(pictures):

@@ -22,6 +22,7 @@ from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, devices, setup
+from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.data.dataset import Dataset
 from trainers.data.scan import Picture
@@ -157,16 +158,17 @@ def make_trainer(
     if begin:
         setup.start_from(handle, begin, spec.adapter)
     optimizer = make_optimizer(spec.optim, handle)
+    prompts = setup.cache_prompts(base, spec, dataset, None, lambda *_: None)
+    order = prepare.make_run_order(spec, dataset)
     trainer = Trainer(
         spec,
         STEPS,
         base,
         handle,
-        dataset,
-        prepare.make_run_order(spec, dataset),
-        devices.make_accelerator(placement, spec.schedule.accumulate),
+        Batches(spec, base, dataset, order, pads_captions=prompts is None),
+        devices.make_accelerator(placement),
         optimizer,
-        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
+        prompts,
     )
     return Made(trainer, spec, optimizer)
 

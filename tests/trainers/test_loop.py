@@ -10,6 +10,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.families import load_base
 from tests.conftest import state_bytes
 from trainers import devices, setup
+from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
@@ -32,16 +33,17 @@ def make_trainer(**changes) -> Trainer:
     dataset = prepare.make_dataset(base, spec, instances, [])
     dataset.fill(lambda *_: None)
     handle = setup.put_adapter(base, spec)
+    prompts = setup.cache_prompts(base, spec, dataset, None, lambda *_: None)
+    order = prepare.make_run_order(spec, dataset)
     trainer = Trainer(
         spec,
         3,
         base,
         handle,
-        dataset,
-        prepare.make_run_order(spec, dataset),
-        devices.make_accelerator(placement, spec.schedule.accumulate),
+        Batches(spec, base, dataset, order, pads_captions=prompts is None),
+        devices.make_accelerator(placement),
         make_optimizer(spec.optim, handle),
-        setup.cache_prompts(base, spec, dataset, None, lambda *_: None),
+        prompts,
     )
     trainer.set_training()
     return trainer
