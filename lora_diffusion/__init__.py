@@ -19,7 +19,9 @@ _HOMES = {
     "Factors": "lora_diffusion.factors",
     "InputError": "lora_diffusion.errors",
     "LayerKey": "lora_diffusion.keys",
+    "Weights": "lora_diffusion.composition.weights",
     "attach": "lora_diffusion.injection",
+    "compose": "lora_diffusion.composition.live",
     "inject": "lora_diffusion.injection",
     "load": "lora_diffusion.formats",
     "load_base": "lora_diffusion.families",
@@ -33,7 +35,9 @@ __all__ = [
     "Factors",
     "InputError",
     "LayerKey",
+    "Weights",
     "attach",
+    "compose",
     "inject",
     "load",
     "load_base",
@@ -41,6 +45,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lora_diffusion.adapter import AdapterFile
+    from lora_diffusion.composition.live import compose
+    from lora_diffusion.composition.weights import Weights
     from lora_diffusion.errors import InputError
     from lora_diffusion.factors import Factors
     from lora_diffusion.families import load_base

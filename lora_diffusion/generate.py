@@ -7,10 +7,10 @@ the device or on what else is in its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -61,13 +61,53 @@ class PictureSpec:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompts:
-    """Conditioning of prompts and of their negatives, row by row of equal token counts."""
+    """Conditioning of prompts and of their negatives, row by row of equal token counts.
+
+    Attributes:
+        positive, negative: of the pictures.
+        regions: by name of a region, what counts there instead.
+        later: what takes over from a share of the steps (0..1) on, ascending.
+    """
 
     positive: Conditioning
     negative: Conditioning
+    regions: Mapping[str, EncodedPrompts] = field(default_factory=dict)
+    later: Sequence[tuple[float, EncodedPrompts]] = ()
 
     def __getitem__(self, rows: slice) -> EncodedPrompts:
-        return EncodedPrompts(self.positive[rows], self.negative[rows])
+        return EncodedPrompts(
+            self.positive[rows],
+            self.negative[rows],
+            {name: prompts[rows] for name, prompts in self.regions.items()},
+            [(share, prompts[rows]) for share, prompts in self.later],
+        )
+
+    def at(self, done: float) -> EncodedPrompts:
+        """What counts once the share `done` of the steps is done."""
+        begun = [prompts for share, prompts in self.later if share <= done + 1e-9]
+        return begun[-1] if begun else self
+
+    def conditioning(self, guided: bool) -> Conditioning:
+        """What the UNet is given: under guidance the negatives' rows before the pictures'."""
+        return Conditioning.cat([self.negative, self.positive]) if guided else self.positive
+
+
+class Conductor(Protocol):
+    """What steers adapters while pictures are drawn: `composition.live.Composition` is one."""
+
+    def encode(self, pictures: Sequence[PictureSpec]) -> EncodedPrompts:
+        """The prompts, as the adapters make them read."""
+
+    def direct(
+        self, done: float, latent_size: tuple[int, int], regions: Mapping[str, Conditioning]
+    ) -> None:
+        """Called before every step.
+
+        Args:
+            done: share of the steps done, 0..1.
+            latent_size: height and width of the latents.
+            regions: by name of a region, what the UNet is given there.
+        """
 
 
 @torch.no_grad()
@@ -84,6 +124,7 @@ def draw(
     pictures: Sequence[PictureSpec],
     *,
     encoded: EncodedPrompts | None = None,
+    conductor: Conductor | None = None,
     on_step: StepCallback | None = None,
     at_once: int = BATCH_SIZE,
 ) -> list[Image.Image]:
@@ -91,6 +132,7 @@ def draw(
 
     Args:
         encoded: their prompts, if encoded before.
+        conductor: steers the adapters that are on the base; None leaves them as they are.
         at_once: most pictures in one batch; fewer take less memory.
         on_step: called with (denoising steps done, of all).
 
@@ -99,7 +141,8 @@ def draw(
     """
     for picture in pictures:
         _check_size(base, picture)
-    encoded = encoded or encode(base, pictures)
+    if encoded is None:
+        encoded = conductor.encode(pictures) if conductor else encode(base, pictures)
     total = sum(p.sampling_steps for p in pictures)
     done = 0
     images: list[Image.Image] = []
@@ -112,7 +155,7 @@ def draw(
             if on_step is not None:
                 on_step(before + rows * step, total)
 
-        latents = _sample(base, batch, encoded[first : first + size], report)
+        latents = _sample(base, batch, encoded[first : first + size], conductor, report)
         at_a_time = max(1, _DECODED_PX // (batch[0].width_px * batch[0].height_px))
         for rows in torch.split(latents, at_a_time):
             images += to_images(base.decode_latents(rows))
@@ -147,6 +190,7 @@ def _sample(
     base: DiffusionBase,
     batch: Sequence[PictureSpec],
     encoded: EncodedPrompts,
+    conductor: Conductor | None,
     report: Callable[[int], None],
 ) -> Tensor:
     """Latents `[b, c, h, w]` in the UNet's space; `batch` shares size, sampler, steps and CFG."""
@@ -162,12 +206,21 @@ def _sample(
     noise = torch.stack([torch.randn(shape, generator=source) for source in sources])
     latents: Tensor = (noise * sampler.init_noise_sigma).to(base.device)
     guided = first.cfg > 1
-    conditioning = (
-        Conditioning.cat([encoded.negative, encoded.positive]) if guided else encoded.positive
-    ).to(base.device)
     size = PictureSize.whole(first.height_px, first.width_px)
-    conditioning = base.with_sizes(conditioning, [size] * len(conditioning.context))
+
+    def given(prompts: EncodedPrompts) -> Conditioning:
+        conditioning = prompts.conditioning(guided).to(base.device)
+        return base.with_sizes(conditioning, [size] * len(conditioning.context))
+
+    read: EncodedPrompts | None = None
     for index, time in enumerate(sampler.timesteps):
+        done = index / len(sampler.timesteps)
+        if encoded.at(done) is not read:
+            read = encoded.at(done)
+            conditioning = given(read)
+            regions = {name: given(prompts) for name, prompts in read.regions.items()}
+        if conductor is not None:
+            conductor.direct(done, (shape[1], shape[2]), regions)
         scaled = sampler.scale_model_input(latents, time)
         model_input = torch.cat([scaled, scaled]) if guided else scaled
         times = time.to(base.device).expand(len(model_input))

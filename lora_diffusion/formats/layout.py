@@ -21,6 +21,8 @@ from lora_diffusion.keys import LayerKey
 from lora_diffusion.shapes import Shape, without_unit_kernel
 
 MAX_LAYER_ELEMENTS = 1 << 27  # four times the largest layer of SDXL; 512 MiB in fp32
+MAX_FACTORS_SHARE = 16  # of the weight's own numbers; so many adapters' ranks may be joined …
+MIN_FACTORS_LIMIT = 1 << 20  # … and of small layers as many as that
 MAX_ADAPTER_BYTES = 16 << 30
 MAX_SCALE = 1_000.0  # alpha / rank
 _OTHER_BASE = "The LoRA is made for another base."
@@ -197,6 +199,14 @@ def _layer(
             source,
             f"the layer '{stem}' would need {largest:.2g} numbers, more than any layer of a "
             "Stable Diffusion model",
+            "It is broken or made to exhaust memory.",
+        )
+    numbers = sum(math.prod(shape) for shape in of_layer.values())
+    if numbers > max(MIN_FACTORS_LIMIT, MAX_FACTORS_SHARE * math.prod(weight_shape)):
+        refuse(
+            source,
+            f"the layer '{stem}' has rank {measured.rank}, which is absurd for a weight of shape "
+            f"{list(weight_shape)}",
             "It is broken or made to exhaust memory.",
         )
     return LayerLayout(
