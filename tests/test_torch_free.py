@@ -18,6 +18,8 @@ TORCH_FREE = [
     "lora_diffusion.base_layers",
     "lora_diffusion.composition.prompt_tags",
     "lora_diffusion.composition.weights",
+    "lora_diffusion.analyse.results",
+    "lora_diffusion.analyse.pictures",
     "lora_diffusion.consumers",
     "trainers.spec",
     "trainers.layering",

@@ -14,11 +14,12 @@ from typing import NoReturn
 
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
-from trainers.cli import caption, convert, doctor, generate, inspect, probe, verify
+from trainers.cli import analyse, caption, convert, doctor, generate, inspect, probe, verify
 from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
 VERBS: tuple[Verb, ...] = (
+    analyse.VERB,
     caption.VERB,
     convert.VERB,
     doctor.VERB,

@@ -1,0 +1,65 @@
+"""How much louder an update makes what the base already has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lora_diffusion.analyse.svd import Directions
+from lora_diffusion.randomness import normal
+
+
+@dataclass(frozen=True)
+class Amplification:
+    """One layer's row of the LoRA paper's table 7.
+
+    Attributes:
+        rank: how many directions r are looked at.
+        update_norm: |D|_F of the update's strongest r directions.
+        base_norm: |W0|_F.
+        base_in_update: |U^T W0 V|_F in the update's own directions: what of it is in the base.
+        base_in_own: the same in the base's strongest r directions.
+        base_in_random: the same in random ones.
+        factor: update_norm / base_in_update.
+    """
+
+    rank: int
+    update_norm: float
+    base_norm: float
+    base_in_update: float
+    base_in_own: float
+    base_in_random: float
+    factor: float
+
+
+def amplify(update: Directions, base_weight: Tensor, rank: int) -> Amplification:
+    """Hu et al. (arXiv:2106.09685, section 7.3): project W0 onto the update's subspace.
+
+    Args:
+        update: of the layer; its strongest `rank` directions count, or all if it has fewer.
+        base_weight: W0, `[out, in, *kernel]`.
+    """
+    weight = base_weight.detach().double().cpu().flatten(1)
+    strongest = update.first(rank)
+    count = len(strongest.values)
+    held = (strongest.left.T @ weight @ strongest.right.T).norm()
+    own = torch.linalg.svdvals(weight)[:count].norm()
+    left = _random_directions(weight.shape[0], count, "left")
+    right = _random_directions(weight.shape[1], count, "right")
+    return Amplification(
+        rank=count,
+        update_norm=strongest.norm,
+        base_norm=float(weight.norm()),
+        base_in_update=float(held),
+        base_in_own=float(own),
+        base_in_random=float((left.T @ weight @ right).norm()),
+        factor=strongest.norm / float(held) if held > 0 else 0.0,
+    )
+
+
+def _random_directions(size: int, count: int, side: str) -> Tensor:
+    drawn = normal((size, count), "amplification", side).double()
+    basis: Tensor = torch.linalg.qr(drawn).Q
+    return basis
