@@ -194,7 +194,7 @@ def inject(parts: Parts, config: AdapterConfig, name: str = "default") -> Adapte
         InputError: unknown part, a target or a pattern of ranks or alphas that matches nothing, or
             a name already in use.
     """
-    candidates = _candidates(parts)
+    candidates = adaptable_layers(parts)
     chosen = [
         key
         for part in parts
@@ -225,7 +225,7 @@ def attach(parts: Parts, file: AdapterFile, name: str = "default") -> AdapterHan
         InputError: the file has layers that this base lacks, or of another shape; nothing is
             changed then.
     """
-    candidates = _candidates(parts)
+    candidates = adaptable_layers(parts)
     check_fits(file, {key: layer.shape for key, layer in candidates.items()})
     made = {
         key: from_factors(candidates[key].module, key, factors.shaped(candidates[key].shape))
@@ -276,11 +276,11 @@ def _check_magnitude(key: LayerKey, factors: DoRAFactors) -> None:
 
 def adaptable_shapes(parts: Parts) -> dict[LayerKey, tuple[int, ...]]:
     """Weight shape of every layer that an adapter fits."""
-    return {key: layer.shape for key, layer in _candidates(parts).items()}
+    return {key: layer.shape for key, layer in adaptable_layers(parts).items()}
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
+class AdaptableLayer:
     """A base layer that an adapter fits, and its own weight W0, whatever is merged into it."""
 
     module: nn.Module
@@ -291,7 +291,7 @@ class _Candidate:
         return tuple(self.own_weight.shape)
 
 
-def _candidates(parts: Parts) -> dict[LayerKey, _Candidate]:
+def adaptable_layers(parts: Parts) -> dict[LayerKey, AdaptableLayer]:
     """Every adaptable base layer under its key, whether it is wrapped already or not."""
     unknown = set(parts) - set(PARTS)
     if unknown:
@@ -302,12 +302,12 @@ def _candidates(parts: Parts) -> dict[LayerKey, _Candidate]:
         for key, module in modules.items()
         if isinstance(module, AdaptedLayer)
     }
-    found: dict[LayerKey, _Candidate] = {}
+    found: dict[LayerKey, AdaptableLayer] = {}
     for key, module in modules.items():
         if isinstance(module, AdaptedLayer):
-            found[key] = _Candidate(module.base, module.own_weight)
+            found[key] = AdaptableLayer(module.base, module.own_weight)
         elif key not in wrapped and is_adaptable(module):
-            found[key] = _Candidate(module, weight_of(module))
+            found[key] = AdaptableLayer(module, weight_of(module))
     return found
 
 
