@@ -150,7 +150,7 @@ def test_settings_come_from_the_captioners_own_flags(tmp_path, monkeypatch, caps
         (["--with", "template"], "no trigger is given"),
         (["--with", "blip", "--model", "/no/such"], "neither a folder here nor a hub id"),
         (["--with"], "--with: expected one argument"),
-        ([], "required: --with"),
+        ([], "caption FOLDER --with NAME"),
     ],
 )
 def test_wrong_settings_are_one_line(words, problem, tmp_path, capsys):
@@ -195,3 +195,29 @@ def test_a_plugin_may_not_take_an_option_of_the_command(tmp_path, monkeypatch, c
     module.write_text(module.read_text().replace("times: int", "batch: int"))
     assert main(["caption", str(tmp_path), "--with", "clashing"]) == 2
     assert "the setting 'batch' has the name of an option" in capsys.readouterr().err
+
+
+def test_drafts_go_into_one_file(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    fill(data, 2)
+    before = sorted(data.rglob("*"))
+    drafts = tmp_path / "drafts.jsonl"
+    words = ["--with", "template", "--template", "{name}", "--drafts", str(drafts), "--json"]
+    assert main(["caption", str(data), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["drafts"] == str(drafts)
+    assert sorted(data.rglob("*")) == before
+    first, *rest = [json.loads(line) for line in drafts.read_text().splitlines()]
+    assert (first["with"], first["pictures"]) == ("template", 2)
+    assert [row["caption"] for row in rest] == ["000.png", "001.png"]
+    assert main(["caption", str(data), *words[:-2], str(tmp_path / "no" / "such")]) == 2
+    assert "drafts can't be written" in capsys.readouterr().err
+
+
+def test_the_list_names_every_captioner_and_its_settings(capsys):
+    assert main(["caption", "--list", "--json"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)["captioners"]}
+    assert {"blip", "florence2", "llava", "template", "wd14"} <= found.keys()
+    assert "general_threshold" in found["wd14"]["settings"]["properties"]
+    assert main(["caption", "--list"]) == 0
+    assert "template" in capsys.readouterr().out

@@ -19,7 +19,8 @@ from trainers.data.captioners.plugin import Context, Plugin
 from trainers.spec import Section
 
 if TYPE_CHECKING:
-    from trainers.data.captioners.folder import Outcome, Plan
+    from trainers.data.captioners.folder import Plan
+    from trainers.data.captioners.keeping import Outcome
 
 EXIT_INPUT = 2
 _CHOOSE = "--with"
@@ -33,13 +34,20 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "wrote or edited are kept unless --overwrite is given; what a machine wrote is noted in "
         ".captions.jsonl. The same command goes on where a stopped one ended."
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder of pictures")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder of pictures")
     parser.add_argument(
         _CHOOSE,
         dest="captioner",
         metavar="NAME",
-        required=True,
         help="the captioner: blip, florence2, llava, template, wd14, or one of a plug-in",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name every captioner and its settings instead"
+    )
+    parser.add_argument(
+        "--drafts",
+        metavar="FILE",
+        help="write the captions to FILE, a JSON line each, in place of beside the pictures",
     )
     parser.add_argument("--trigger", default="", help="word put before captions that lack it")
     parser.add_argument("--prefix", default="", help="text put before every caption, as it is")
@@ -87,6 +95,10 @@ def _chosen(words: Sequence[str]) -> str | None:
 def _run(arguments: argparse.Namespace) -> int:
     from trainers.stopping import StopSignal
 
+    if arguments.list:
+        return _list(arguments)
+    if not arguments.folder or not arguments.captioner:
+        raise InputError("Name the folder and the captioner: caption FOLDER --with NAME.")
     began = time.monotonic()
     plugin = registry.find(arguments.captioner)
     settings = read_flags(arguments, plugin.settings)
@@ -104,6 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "kept_machine": plan.kept_machine,
         "failed": [{"file": printable(name), "cause": cause} for name, cause in outcome.failed],
         "left": len(plan.tasks) - done,
+        **({"drafts": printable(arguments.drafts, 4_096)} if arguments.drafts else {}),
         "seconds": round(time.monotonic() - began, 3),
     }
     if arguments.json:
@@ -124,6 +137,7 @@ def _caption(
     from trainers.data.captioners import folder
     from trainers.data.captioners.drafts import Finish
     from trainers.data.captioners.journal import Journal
+    from trainers.data.captioners.keeping import Author, Beside, DraftFile, Keeper, Outcome
     from trainers.progress import Reporter
 
     reporter = Reporter()
@@ -138,21 +152,42 @@ def _caption(
             ending=arguments.ending,
         )
         if not plan.tasks:
-            return plan, folder.Outcome()
+            return plan, Outcome()
         context = Context(arguments.trigger, arguments.device, arguments.precision, reporter.say)
-        author = folder.Author(
+        author = Author(
             arguments.captioner, settings.model_dump(mode="json"), plugin.open(settings, context)
         )
+        keeper: Keeper = Beside(journal, author)
+        if arguments.drafts:
+            keeper = DraftFile(Path(arguments.drafts).expanduser(), author, len(plan.tasks))
         outcome = folder.caption_folder(
-            journal,
+            keeper,
             plan.tasks,
-            author,
+            author.captioner,
             Finish(arguments.prefix, arguments.suffix, arguments.trigger),
             batch=arguments.batch or plugin.batch,
             cancelled=cancelled,
             on_progress=lambda done, total: reporter.count("captioned", done, total),
         )
     return plan, outcome
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    """Every captioner: its summary and settings, or why its plug-in can't be loaded."""
+    found: list[dict[str, Any]] = []
+    for name in registry.names():
+        try:
+            plugin = registry.find(name)
+            settings = plugin.settings.model_json_schema()
+            found.append({"name": name, "summary": plugin.summary, "settings": settings})
+        except InputError as error:
+            found.append({"name": printable(name), "error": printable(error, 400)})
+    if arguments.json:
+        print(json.dumps({"captioners": found}, indent=2, ensure_ascii=False))
+    else:
+        for each in found:
+            print(f"{each['name']:<12} {printable(each.get('summary') or each['error'], 400)}")
+    return 0
 
 
 def _tell(plan: Plan, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trainers.spec import JobSpec
 
 _MAX_LINES = 60
+_SAID_EVERY_SECONDS = 1.0
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _DEFAULT_SIDE_PX, _DEFAULT_STEP_PX = 512, 64
 
@@ -63,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         or bucket_rules(spec.data, _DEFAULT_SIDE_PX, _DEFAULT_STEP_PX),
         find_tokens=lambda: tokens.find(base, tokenizer),
         captions_needed=_is_settings(arguments.folder) or spec.data.trigger is not None,
-        on_progress=None if arguments.json else _progress,
+        on_progress=_Progress(),
     )
     fixed = None
     if arguments.fix:
@@ -105,10 +107,19 @@ def _is_settings(given: str) -> bool:
     return given.lower().endswith(".toml")
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty() or done == total:
-        end = "\n" if done == total else ""
-        print(f"\rlooking at pictures {done}/{total}", end=end, file=sys.stderr, flush=True)
+class _Progress:
+    """A live count on a terminal, about a line a second elsewhere."""
+
+    def __init__(self) -> None:
+        self._said_at = -_SAID_EVERY_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        live, now = sys.stderr.isatty(), time.monotonic()
+        if not live and done < total and now - self._said_at < _SAID_EVERY_SECONDS:
+            return
+        self._said_at = now
+        start, end = ("\r", "") if live and done < total else ("\r" if live else "", "\n")
+        print(f"{start}looking at pictures {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def _print(report: Report) -> None:

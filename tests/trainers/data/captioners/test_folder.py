@@ -13,10 +13,11 @@ from filelock import FileLock
 
 from lora_diffusion.errors import InputError
 from tests.trainers.data.captioners.shots import fill
-from trainers.data.captioners import folder as work
+from trainers.data.captioners import keeping as work
 from trainers.data.captioners.drafts import Draft, Finish, drafts
-from trainers.data.captioners.folder import Author, Outcome, Plan, caption_folder, locked, plan
+from trainers.data.captioners.folder import Plan, caption_folder, locked, plan
 from trainers.data.captioners.journal import NAME, Journal
+from trainers.data.captioners.keeping import Author, Beside, DraftFile, Outcome, read_drafts
 from trainers.data.captioners.plugin import Shot
 from trainers.data.scan import scan
 
@@ -50,9 +51,9 @@ def run(
     journal = Journal(folder)
     todo = plan(folder, journal, overwrite=overwrite, redo=redo, ending=".txt")
     outcome = caption_folder(
-        journal,
+        Beside(journal, Author("namer", {"run": captioner.run}, captioner)),
         todo.tasks,
-        Author("namer", {"run": captioner.run}, captioner),
+        captioner,
         finish,
         batch=batch,
         cancelled=lambda: stop_after is not None and len(captioner.batches) >= stop_after,
@@ -278,3 +279,31 @@ def test_one_run_at_a_time_and_only_where_writing_works(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match="can't be written there"), locked(tmp_path):
         pass
+
+
+def test_a_file_of_drafts_leaves_the_folder_alone(tmp_path):
+    fill(tmp_path, 3)
+    captioner = Namer()
+    journal = Journal(tmp_path)
+    todo = plan(tmp_path, journal, overwrite=False, redo=False, ending=".txt")
+    file = tmp_path.parent / f"{tmp_path.name}.jsonl"
+    before = sorted(tmp_path.rglob("*"))
+    outcome = caption_folder(
+        DraftFile(file, Author("namer", {"run": 1}, captioner), len(todo.tasks)),
+        todo.tasks, captioner, PLAIN,
+        batch=2, cancelled=lambda: False, on_progress=lambda done, total: None,
+    )  # fmt: skip
+    assert outcome.written == 3 and sorted(tmp_path.rglob("*")) == before
+    with file.open("a") as torn:
+        torn.write('{"picture": "x.png", "capt')
+    found = read_drafts(file)
+    assert found is not None and found.pictures == 3
+    assert found.captions == {
+        f"{n:03d}.png": f"{n:03d}.png in {tmp_path.name}, 1" for n in range(3)
+    }
+    assert (found.author.captioner, found.author.model, found.author.settings) == (
+        "namer", "namer", {"run": 1}
+    )  # fmt: skip
+    assert read_drafts(tmp_path / "none.jsonl") is None
+    file.write_text("[]")
+    assert read_drafts(file) is None
