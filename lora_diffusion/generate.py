@@ -148,7 +148,7 @@ def draw(
     images: list[Image.Image] = []
     while len(images) < len(pictures):
         first = len(images)
-        size = _batch_size(pictures[first:], at_once)
+        size = batch_size(pictures[first:], at_once)
         batch = pictures[first : first + size]
 
         def report(step: int, before: int = done, rows: int = size) -> None:
@@ -240,7 +240,7 @@ def _step(
     return stepped
 
 
-def _batch_size(pictures: Sequence[PictureSpec], at_once: int) -> int:
+def batch_size(pictures: Sequence[PictureSpec], at_once: int) -> int:
     """How many of the first pictures can be drawn in one batch, at most `at_once`."""
 
     def shared(picture: PictureSpec) -> tuple[object, ...]:

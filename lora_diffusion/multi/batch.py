@@ -1,7 +1,7 @@
 """A batch whose samples use different adapters, for the length of a `with`.
 
     per_sample = PerSample(base.parts, pages)
-    with per_sample.drawing([{"cat": Weight(0.8)}, {"dog": Weight(1), "ink": Weight(0.5)}, {}]):
+    with per_sample.drawing([[("cat", Weights(0.8))], [("dog", Weights()), ("ink", Weights(0.5))]]):
         base.predict(latents, timesteps, conditioning)
 
 Each sample's output is what it would be alone with its adapters live on the base: the base's
@@ -12,43 +12,24 @@ adapters that were injected stay as they are, and after the `with` nothing is le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from lora_diffusion.errors import InputError, printable
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.injection import Parts, adaptable_layers
 from lora_diffusion.keys import PARTS, UNET, LayerKey
-from lora_diffusion.multi.pages import AdapterPages
+from lora_diffusion.multi.pages import AdapterPages, Page
 from lora_diffusion.multi.products import Update, Use, padded, segments
+
+Mix = Sequence[tuple[str, Weights]]  # the adapters of one sample, by name
 
 _TEXT = tuple(part for part in PARTS if part != UNET)
 # Where starting a kernel costs more than padding: there the rows are computed in few products.
 _PADDED_ON = ("cuda", "xpu")
-_Products = Callable[[Sequence[Use], int], list[Update]]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """How strongly one sample uses an adapter; any finite number, also negative or 0.
-
-    Attributes:
-        unet: in the UNet.
-        text: in the text encoders; None takes that of the UNet.
-    """
-
-    unet: float
-    text: float | None = None
-
-    def of(self, part: str) -> float:
-        return self.unet if part == UNET or self.text is None else self.text
-
-
-Mix = Mapping[str, Weight]  # what one sample uses: adapter name -> weight
 
 
 class PerSample:
@@ -64,7 +45,7 @@ class PerSample:
         self.pages = pages
 
     @contextmanager
-    def drawing(self, mixes: Sequence[Mix]) -> Iterator[None]:
+    def drawing(self, mixes: Sequence[Mix]) -> Iterator[Shown]:
         """Inside, the UNet's rows use the adapters of their samples.
 
         Row i of a batch belongs to sample i mod `len(mixes)`. Under guidance, where the rows of
@@ -72,59 +53,100 @@ class PerSample:
         adapters.
 
         Raises:
-            InputError: an unknown adapter, a weight that is not finite, or more than the device's
-                budget at once.
+            InputError: an unknown adapter, or more than the device's budget at once.
             AdapterFileError: a file can't be read, or has changed.
         """
-        with self._hooked(mixes, (UNET,)):
-            yield
+        with self._shown(mixes, (UNET,), 0.0) as shown:
+            yield shown
 
     @contextmanager
-    def encoding(self, mix: Mix) -> Iterator[None]:
+    def encoding(self, mix: Mix, done: float = 0.0) -> Iterator[None]:
         """Inside, the text encoders use the adapters of one mix, whatever they encode.
 
         Prompts of several mixes are encoded mix by mix: long prompts have several rows each, so
         rows alone don't tell samples.
 
+        Args:
+            done: share of the denoising steps done, for weights with a schedule.
+
         Raises:
             as `drawing`.
         """
-        with self._hooked([mix], _TEXT):
+        with self._shown([mix], _TEXT, done):
             yield
 
     @contextmanager
-    def _hooked(self, mixes: Sequence[Mix], parts: Collection[str]) -> Iterator[None]:
-        _check(mixes)
-        layers = adaptable_layers(self.parts)
-        uses: dict[LayerKey, list[Use]] = {}
-        used = {
-            name
-            for mix in mixes
-            for name, weight in mix.items()
-            if any(weight.of(part) for part in parts)
-        }
-        with self.pages.use(sorted(used)) as pages:
-            for sample, mix in enumerate(mixes):
-                for name, weight in mix.items():
-                    for key, adapter in pages.get(name, {}).items():
-                        strength = weight.of(key.part)
-                        if key.part in parts and key in layers and strength != 0:
-                            uses.setdefault(key, []).append((sample, adapter, strength))
-            handles = []
+    def _shown(self, mixes: Sequence[Mix], parts: Collection[str], done: float) -> Iterator[Shown]:
+        if not mixes:
+            raise ValueError("a batch has at least one sample")
+        models = {part: model for part, model in self.parts.items() if part in parts}
+        used = dict.fromkeys(name for mix in mixes for name, weights in mix if weights.overall)
+        with self.pages.use(used) as pages:
+            shown = Shown(models, pages, mixes, done)
             try:
-                for key, of_layer in uses.items():
-                    layer = layers[key]
-                    updates = _products_on(layer.own_weight)(of_layer, len(mixes))
-                    hook = _hook(updates, layer.own_weight, len(mixes))
-                    handles.append(layer.module.register_forward_hook(hook))
-                yield
+                yield shown
             finally:
-                for handle in handles:
-                    handle.remove()
+                shown.close()
 
 
-def _products_on(weight: Tensor) -> _Products:
-    return padded if weight.device.type in _PADDED_ON else segments
+class Shown:
+    """Mixes that are on a base at the moment."""
+
+    def __init__(
+        self, models: Parts, pages: Mapping[str, Page], mixes: Sequence[Mix], done: float
+    ) -> None:
+        self._layers = adaptable_layers(models)
+        self._pages = pages
+        self._mixes = mixes
+        self._done = done
+        self._hooks: list[RemovableHandle] = []
+        self._place()
+
+    def go_to(self, done: float) -> None:
+        """Weigh what has a schedule for the share `done` (0..1) of the denoising steps."""
+        before, self._done = self._done, done
+        weights = [weights for mix in self._mixes for _, weights in mix]
+        if any(w.step_factor(before) != w.step_factor(done) for w in weights):
+            self.close()
+            self._place()
+
+    def close(self) -> None:
+        """Take the mixes off."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _place(self) -> None:
+        count = len(self._mixes)
+        try:
+            for key, uses in self._uses().items():
+                layer = self._layers[key]
+                products = padded if layer.own_weight.device.type in _PADDED_ON else segments
+                hook = _hook(products(uses, count), layer.own_weight, count)
+                self._hooks.append(layer.module.register_forward_hook(hook))
+        except BaseException:  # no memory for padded factors: leave nothing behind
+            self.close()
+            raise
+
+    def _uses(self) -> dict[LayerKey, list[Use]]:
+        """Layer -> what its rows use, in the order of the samples; an adapter once a sample."""
+        strengths: dict[LayerKey, dict[tuple[int, str], float]] = {}
+        for sample, mix in enumerate(self._mixes):
+            for name, weights in mix:
+                for key in self._pages.get(name, {}):
+                    if key in self._layers:
+                        of_layer = strengths.setdefault(key, {})
+                        before = of_layer.get((sample, name), 0.0)
+                        of_layer[sample, name] = before + weights.of(key, self._done)
+        uses = {
+            key: [
+                (sample, self._pages[name][key], strength)
+                for (sample, name), strength in of_layer.items()
+                if strength != 0
+            ]
+            for key, of_layer in strengths.items()
+        }
+        return {key: of_layer for key, of_layer in uses.items() if of_layer}
 
 
 def _hook(
@@ -140,12 +162,3 @@ def _hook(
         return output
 
     return add
-
-
-def _check(mixes: Sequence[Mix]) -> None:
-    if not mixes:
-        raise ValueError("a batch has at least one sample")
-    for mix in mixes:
-        for name, weight in mix.items():
-            if not math.isfinite(weight.unet) or not math.isfinite(weight.of(_TEXT[0])):
-                raise InputError(f"The weight of '{printable(name)}' must be a finite number.")

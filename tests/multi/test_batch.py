@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lora_diffusion.errors import InputError
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.injection import attach
 from lora_diffusion.keys import TEXT_ENCODER, UNET
 from lora_diffusion.multi import batch
-from lora_diffusion.multi.batch import PerSample, Weight
+from lora_diffusion.multi.batch import Mix, PerSample
 from lora_diffusion.multi.pages import AdapterPages
-from lora_diffusion.multi.products import padded
 from tests.conftest import VOCABULARY, make_parts, state_bytes
 from tests.multi.kinds import KINDS
 
@@ -48,14 +45,15 @@ def unet(base, latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
     return output
 
 
-def one_by_one(base, files, mixes, rows: tuple[Tensor, ...]) -> Tensor:
+def one_by_one(base, files, mixes, rows: tuple[Tensor, ...], done: float = 0.0) -> Tensor:
     """Each row alone, its sample's adapters attached and weighed."""
     found = []
     for index in range(len(rows[0])):
         handles = []
-        for name, weight in mixes[index % len(mixes)].items():
-            handle = attach(base, files[name], name)
-            handle.scale = weight.unet
+        for number, (name, weights) in enumerate(mixes[index % len(mixes)]):
+            handle = attach(base, files[name], f"number {number}")
+            for key, layer in handle.layers.items():
+                layer.strengths[handle.name] = weights.of(key, done)
             handles.append(handle)
         found.append(unet(base, *(tensor[index : index + 1] for tensor in rows)))
         for handle in handles:
@@ -63,15 +61,19 @@ def one_by_one(base, files, mixes, rows: tuple[Tensor, ...]) -> Tensor:
     return torch.cat(found)
 
 
+def mix(**weights: Weights | float | str) -> Mix:
+    return [(name, Weights.of_any(given)) for name, given in weights.items()]
+
+
 MIXES = [
-    {"lora": Weight(0.8)},
-    {"locon": Weight(-0.3)},
-    {"dora": Weight(0.5), "loha": Weight(1.5)},
-    {},
-    {"lokr": Weight(0.7), "lora": Weight(-1.0), "middle": Weight(0.4)},
-    {"full": Weight(1.0), "dora_out": Weight(0.6)},
-    {"rslora": Weight(0.9), "locon": Weight(0)},
-    {"lora": Weight(0.8)},
+    mix(lora=0.8),
+    mix(locon=-0.3),
+    mix(dora=0.5, loha="1.5,mid=0,down=0.3"),
+    [],
+    [*mix(lokr=0.7, lora=-1.5, middle=0.4), *mix(lora=0.5)],
+    mix(full=1.0, dora_out=0.6),
+    mix(rslora=0.9, locon=0),
+    mix(lora=0.8),
 ]
 
 
@@ -79,7 +81,7 @@ MIXES = [
 @pytest.mark.parametrize("turns", [1, 2], ids=["plain", "guided"])
 def test_mixed_batch_equals_one_by_one(base, files, per_sample, monkeypatch, way, turns):
     if way == "padded":  # what a GPU takes
-        monkeypatch.setattr(batch, "_products_on", lambda weight: padded)
+        monkeypatch.setattr(batch, "_PADDED_ON", ("cpu",))
     rows = inputs(turns * len(MIXES))
     before = state_bytes(base[UNET])
     plain = unet(base, *rows)
@@ -97,7 +99,7 @@ def test_mixed_batch_equals_one_by_one(base, files, per_sample, monkeypatch, way
 
 @pytest.mark.parametrize("name", [*KINDS, "full"])
 def test_every_kind_beside_a_sample_without_it(base, files, per_sample, name):
-    mixes = [{name: Weight(1.0)}, {}, {name: Weight(-0.5)}]
+    mixes = [mix(**{name: 1.0}), [], mix(**{name: -0.5})]
     rows = inputs(3)
     with per_sample.drawing(mixes):
         found = unet(base, *rows)
@@ -105,7 +107,7 @@ def test_every_kind_beside_a_sample_without_it(base, files, per_sample, name):
 
 
 def test_a_batch_beside_adapters_that_are_live_on_the_base(base, files, per_sample):
-    mixes = [{"dora": Weight(1.0)}, {"lokr": Weight(0.5)}]
+    mixes = [mix(dora=1.0), mix(lokr=0.5)]
     rows = inputs(2)
     live = attach(base, files["rslora"], "live")
     try:
@@ -124,10 +126,10 @@ def test_a_batch_beside_adapters_that_are_live_on_the_base(base, files, per_samp
 def test_text_encoders_use_one_mix_with_its_own_weight(base, files, per_sample):
     ids = torch.randint(0, VOCABULARY, (3, 77), generator=torch.Generator().manual_seed(1))
     encoder = base[TEXT_ENCODER]
-    mix = {"lora": Weight(5.0, text=-0.7), "lokr": Weight(0.6), "locon": Weight(1.0)}
+    used = mix(lora="5,text=-0.14", lokr=0.6, locon=1.0)
     with torch.no_grad():
         plain = encoder(ids).last_hidden_state
-        with per_sample.encoding(mix):
+        with per_sample.encoding(used):
             found = encoder(ids).last_hidden_state
         handles = [attach(base, files[name], name) for name in ("lora", "lokr")]
         handles[0].scale, handles[1].scale = -0.7, 0.6
@@ -144,12 +146,12 @@ def test_switching_reads_and_copies_nothing_again(base, per_sample):
     names = ["lora", "dora", "lokr"]
     first = []
     for name in names:
-        with per_sample.drawing([{name: Weight(1)}]):
+        with per_sample.drawing([mix(**{name: 1})]):
             first.append(unet(base, *rows))
     moves = (per_sample.pages.moves.reads, per_sample.pages.moves.copies)
     assert moves == (3, 3)
     for name, wanted in zip(names, first, strict=True):
-        with per_sample.drawing([{name: Weight(1)}]):
+        with per_sample.drawing([mix(**{name: 1})]):
             assert torch.equal(unet(base, *rows), wanted)
     assert (per_sample.pages.moves.reads, per_sample.pages.moves.copies) == moves
 
@@ -159,27 +161,30 @@ def test_128_adapters_in_one_batch(base, paths, files):
     for index in range(128):
         pages.add(f"a{index}", paths["middle"])
     rows = inputs(128)
-    mixes = [{f"a{index}": Weight((index - 63.5) / 64)} for index in range(128)]
+    mixes = [mix(**{f"a{index}": (index - 63.5) / 64}) for index in range(128)]
     with PerSample(base, pages).drawing(mixes):
         found = unet(base, *rows)
     assert len(pages.device_names) == 128
-    named = [{"middle": mix[f"a{index}"]} for index, mix in enumerate(mixes)]
+    named = [[("middle", weights)] for [(_, weights)] in mixes]
     assert (found - one_by_one(base, files, named, rows)).abs().max() <= TOLERANCE
 
 
 def test_rows_that_do_not_divide_are_refused_and_the_base_is_left_clean(base, per_sample):
     rows = inputs(3)
     plain = unet(base, *rows)
-    with pytest.raises(ValueError, match="3 rows"), per_sample.drawing([{"lora": Weight(1)}, {}]):
+    with pytest.raises(ValueError, match="3 rows"), per_sample.drawing([mix(lora=1), []]):
         unet(base, *rows)
     assert torch.equal(unet(base, *rows), plain)
 
 
-@pytest.mark.parametrize("weight", [Weight(math.nan), Weight(1, text=math.inf)])
-def test_weights_are_finite_numbers(per_sample, weight):
-    with (
-        pytest.raises(InputError, match="weight of 'lora'"),
-        per_sample.drawing([{"lora": weight}]),
-    ):
-        pass
-    assert per_sample.pages.moves.reads == 0
+def test_weights_with_a_schedule_change_between_steps(base, files, per_sample):
+    mixes = [mix(lora="1,steps=0:0;0.5:1"), mix(dora="0.5,steps=0.5:-2"), mix(loha=1)]
+    rows = inputs(3)
+    shares = (0.0, 0.25, 0.5, 0.75, 0.0)
+    wanted = [one_by_one(base, files, mixes, rows, done) for done in shares]
+    with per_sample.drawing(mixes) as shown:
+        for done, of_share in zip(shares, wanted, strict=True):
+            shown.go_to(done)
+            assert (unet(base, *rows) - of_share).abs().max() <= TOLERANCE
+    assert (wanted[0] - wanted[2]).abs().amax(dim=(1, 2, 3))[:2].min() > 100 * TOLERANCE
+    assert per_sample.pages.moves.copies == 3
