@@ -1,9 +1,9 @@
-"""Makes the bundled demo base and its two picture sets from nothing but this script.
+"""Makes the bundled demo base and its picture sets from nothing but this script.
 
     python assets/make_demo.py all --work /tmp/demo_work --threads 2
 
 Stages, in order; each one can be run alone and starts again where it was stopped:
-  pictures  draw the character set and the style set
+  pictures  draw both character sets and the style set
   vae       train encoder and decoder together
   decoder   polish the decoder on the frozen encoder
   text      teach the text encoder to read captions
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from demo_making.creatures import SECOND_LOOK
 from demo_making.export import export_pipeline
-from demo_making.scenes import character_set, style_set
+from demo_making.scenes import SECOND_WORD, character_set, style_set
 from demo_making.score import base_adherence, reader_check, save_sheet, vae_psnr
 from demo_making.text import train_text_encoder
 from demo_making.unet import UnetSteps, cache_latents, train_unet
@@ -31,7 +32,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 GALLERY_PX = 256  # four times the base's size: sharp in a gallery, trainers scale it down
-CHARACTER_SEED, STYLE_SEED = 41, 42
+CHARACTER_SEED, STYLE_SEED, SECOND_SEED = 41, 42, 43
 SCORE_PROMPTS, SCORE_SEEDS = 100, (0, 1)
 READER_SCENES = 200
 
@@ -56,10 +57,11 @@ class Run:
 
 
 def make_pictures(run: Run) -> None:
-    """Draw both picture sets, each picture with its caption beside it."""
+    """Draw the picture sets, each picture with its caption beside it."""
     sets = {
         "demo_character": character_set(CHARACTER_SEED, GALLERY_PX),
         "demo_style": style_set(STYLE_SEED, GALLERY_PX),
+        "demo_second": character_set(SECOND_SEED, GALLERY_PX, look=SECOND_LOOK, word=SECOND_WORD),
     }
     for name, pairs in sets.items():
         folder = run.assets / name

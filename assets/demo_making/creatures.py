@@ -80,6 +80,23 @@ CHARACTER_LOOK = CreatureLook(
     feet=MAGENTA,
 )
 
+# A second character, unlike the first in every part, to stand beside it.
+ORANGE: Rgb = (240, 132, 36)
+PURPLE: Rgb = (124, 56, 168)
+SECOND_LOOK = CreatureLook(
+    body="box",
+    colour=ORANGE,
+    eye_radius=0.34,
+    eye_count=1,
+    gaze=0.0,
+    mouth="smile",
+    stripes=PURPLE,
+    stripe_heights=((-0.9, -0.46),),
+    antennae=None,
+    ears=True,
+    feet=PURPLE,
+)
+
 
 def body_points(kind: str) -> Points:
     """The body's outline."""

@@ -13,9 +13,10 @@ from .figures import INK_STYLE, PALETTE, PLAIN, SHAPES, Finish, Placement, Rgb, 
 PICTURE_PX = 64
 
 CHARACTER_WORD = "sks"
+SECOND_WORD = "qvl"
 STYLE_WORD = "zwx"
 # Tokens of their own, met in training only as words without meaning: free for an adapter.
-SPARE_WORDS = (CHARACTER_WORD, STYLE_WORD, "ohwx", "qvl", "mrf", "bnk")
+SPARE_WORDS = (CHARACTER_WORD, STYLE_WORD, "ohwx", SECOND_WORD, "mrf", "bnk")
 
 CREATURE_SHARE = 0.3
 UNKNOWN_WORD_SHARE = 0.12  # teaches the base to ignore words that it does not know
@@ -80,14 +81,14 @@ def paint_scene(
     scene: Scene, rng: np.random.Generator, size_px: int = PICTURE_PX, finish: Finish = PLAIN
 ) -> Image.Image:
     """Paint a scene with slightly jittered colours."""
-    colour = _jitter(rng, PALETTE[scene.colour])
+    colour = jitter(rng, PALETTE[scene.colour])
     if scene.look is not None:
         keep = scene.look.colour not in PALETTE.values()
         look = scene.look if keep else replace(scene.look, colour=colour)
         parts = draw_creature(look)
     else:
         parts = SHAPES[scene.shape](colour)
-    background = _jitter(rng, PALETTE[scene.background])
+    background = jitter(rng, PALETTE[scene.background])
     return paint(parts, scene.placement, background, size_px, finish)
 
 
@@ -157,34 +158,45 @@ def _creature_words(scene: Scene, rng: np.random.Generator) -> list[str]:
     return words + (["with", *" and ".join(extras).split()] if extras else [])
 
 
-def _with_unknown_word(words: list[str], rng: np.random.Generator) -> str:
+def unknown_word(rng: np.random.Generator) -> str:
+    """A word without meaning: a spare one or random letters."""
     if rng.random() < 0.5:
-        word = SPARE_WORDS[rng.integers(len(SPARE_WORDS))]
-    else:
-        word = "".join(chr(97 + i) for i in rng.integers(26, size=rng.integers(3, 7)))
+        return SPARE_WORDS[rng.integers(len(SPARE_WORDS))]
+    return "".join(chr(97 + i) for i in rng.integers(26, size=rng.integers(3, 7)))
+
+
+def _with_unknown_word(words: list[str], rng: np.random.Generator) -> str:
+    word = unknown_word(rng)
     if rng.random() < 0.5:
         return f"{word} style, " + " ".join(words)
     return " ".join([words[0], word, *words[1:]])
 
 
-def _jitter(rng: np.random.Generator, colour: Rgb) -> Rgb:
+def jitter(rng: np.random.Generator, colour: Rgb) -> Rgb:
+    """The colour, a little off in each channel."""
     noise = rng.integers(-COLOUR_JITTER, COLOUR_JITTER + 1, size=3)
     red, green, blue = (int(min(255, max(0, c + n))) for c, n in zip(colour, noise, strict=True))
     return red, green, blue
 
 
-def character_set(seed: int, size_px: int, count: int = 14) -> list[tuple[Image.Image, str]]:
-    """The demo character on every background: (picture, caption) pairs."""
+def character_set(
+    seed: int,
+    size_px: int,
+    count: int = 14,
+    look: CreatureLook = CHARACTER_LOOK,
+    word: str = CHARACTER_WORD,
+) -> list[tuple[Image.Image, str]]:
+    """A demo character on every background: (picture, caption) pairs."""
     rng = np.random.default_rng(seed)
     names = list(PALETTE)
     pairs = []
     for index in range(count):
         background = names[index % len(names)]
-        scene = make_scene(rng, "creature", "blue", background, "big", CHARACTER_LOOK)
+        scene = make_scene(rng, "creature", "blue", background, "big", look)
         radius = float(rng.uniform(*CHARACTER_RADIUS))
         scene = replace(scene, placement=replace(scene.placement, radius=radius))
         picture = paint_scene(scene, rng, size_px)
-        pairs.append((picture, f"a {CHARACTER_WORD} creature on a {background} background"))
+        pairs.append((picture, f"a {word} creature on a {background} background"))
     return pairs
 
 

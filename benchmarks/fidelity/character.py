@@ -1,4 +1,4 @@
-"""Is it the demo character? Seven parts, each at its place and in its colour.
+"""Is it a demo character? Every part at its place and in its colour.
 
 The figure's bounding box is laid over that of the ideal character. A part is there if enough
 pixels of its colour lie where the ideal has them, a few pixels of wobble allowed.
@@ -6,14 +6,25 @@ pixels of its colour lie where the ideal has them, a few pixels of wobble allowe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
-from assets.demo_making.creatures import CHARACTER_LOOK, CREAM, MAGENTA, TEAL, draw_creature
-from assets.demo_making.figures import INK, PALETTE, Placement, paint
+from assets.demo_making.creatures import (
+    CHARACTER_LOOK,
+    CREAM,
+    MAGENTA,
+    ORANGE,
+    PURPLE,
+    SECOND_LOOK,
+    TEAL,
+    CreatureLook,
+    draw_creature,
+)
+from assets.demo_making.figures import INK, PALETTE, Placement, Rgb, paint
 
 from .pixels import (
     Labels,
@@ -36,11 +47,57 @@ FIGURE_DISTANCE = 45.0  # from the ground's colour
 FIGURE_SHARE = (0.08, 0.6)  # of the picture
 MAX_FOREIGN = 0.25  # share of the figure in colours that the character does not have
 MAX_INK_RIM = 0.3  # share of the figure's rim that is as dark as ink: drawn in the base's own style
-LEAK_TEAL = 0.12  # share of the figure: this much teal without the trigger is a leak
+LEAK_BODY = (
+    0.12  # share of the figure: this much of the body's colour without the trigger is a leak
+)
 
-COLOURS = {**PALETTE, "teal": TEAL, "cream": CREAM, "magenta": MAGENTA}
-_NAMES = list(COLOURS)
-_OWN = {"teal", "cream", "magenta", "white", "black"}
+Places = Callable[
+    [Labels, int], Mask
+]  # (row of every cell, the eyes' first row) -> where a part is
+
+
+@dataclass(frozen=True, eq=False)
+class Character:
+    """Who is looked for: its own colours beside white and black, each part's colour and place."""
+
+    look: CreatureLook
+    colours: Mapping[str, Rgb]
+    body: str
+    parts: Mapping[str, tuple[str, Places]]
+
+    @property
+    def all_colours(self) -> dict[str, Rgb]:
+        """The palette and its own."""
+        return {**PALETTE, **self.colours}
+
+
+CHARACTER = Character(
+    look=CHARACTER_LOOK,
+    colours={"teal": TEAL, "cream": CREAM, "magenta": MAGENTA},
+    body="teal",
+    parts={
+        "antennae": ("magenta", lambda row, eyes: row < BOX / 2),
+        "top stripe": ("cream", lambda row, eyes: row < BOX / 2),
+        "eyes": ("white", lambda row, eyes: row >= 0),
+        "pupils and mouth": ("black", lambda row, eyes: row >= eyes),
+        "body": ("teal", lambda row, eyes: row >= 0),
+        "low stripe": ("cream", lambda row, eyes: row >= BOX / 2),
+        "feet": ("magenta", lambda row, eyes: row >= BOX / 2),
+    },
+)
+SECOND = Character(
+    look=SECOND_LOOK,
+    colours={"orange": ORANGE, "purple": PURPLE},
+    body="orange",
+    parts={
+        "ears": ("orange", lambda row, eyes: row < 0.1 * BOX),
+        "eye": ("white", lambda row, eyes: row >= 0),
+        "pupil and mouth": ("black", lambda row, eyes: row >= eyes),
+        "body": ("orange", lambda row, eyes: row >= 0.1 * BOX),
+        "stripe": ("purple", lambda row, eyes: row < BOX / 2),
+        "feet": ("purple", lambda row, eyes: row >= BOX / 2),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -51,11 +108,11 @@ class Likeness:
     foreign: float
     ink_rim: float
     figure: float
-    teal: float
+    body: float  # share of the figure in the body's colour
 
     @property
     def strict(self) -> bool:
-        """All seven parts, nothing foreign, no ink line, a sensible size."""
+        """All parts, nothing foreign, no ink line, a sensible size."""
         low, high = FIGURE_SHARE
         return (
             min(self.parts.values()) >= PART_SHARE
@@ -66,73 +123,65 @@ class Likeness:
 
     @property
     def leak(self) -> bool:
-        """Something of the character: all of it, or a figure that is partly teal."""
-        return self.strict or self.teal >= LEAK_TEAL
+        """Something of the character: all of it, or a figure partly of its body's colour."""
+        return self.strict or self.body >= LEAK_BODY
 
 
-def labels_of(pixels: Pixels) -> Labels:
+def labels_of(pixels: Pixels, who: Character = CHARACTER) -> Labels:
     """The nearest of the palette's and the character's colours for every pixel."""
-    return nearest(pixels, list(COLOURS.values()))
+    return nearest(pixels, list(who.all_colours.values()))
 
 
-def part_shares(labels: Labels, figure: Mask) -> dict[str, float]:
+def part_shares(labels: Labels, figure: Mask, who: Character = CHARACTER) -> dict[str, float]:
     """For each part the share of the ideal area that is found in the box of `figure`."""
     box = box_of(figure)
     if box is None:
-        return dict.fromkeys(ideal_parts(), 0.0)
+        return dict.fromkeys(ideal_parts(who), 0.0)
     grid = stretch(labels[box], BOX)
     return {
         name: min(1.0, float(((grid == colour) & grow(mask, WOBBLE)).sum() / mask.sum()))
-        for name, (colour, mask) in ideal_parts().items()
+        for name, (colour, mask) in ideal_parts(who).items()
     }
 
 
-def likeness(picture: Image.Image) -> Likeness:
+def figure_of(pixels: Pixels) -> Mask:
+    """All that is not ground."""
+    return distance(pixels, ground_of(pixels)) > FIGURE_DISTANCE
+
+
+def likeness(picture: Image.Image, who: Character = CHARACTER) -> Likeness:
     """Compare a picture with the character."""
     pixels = pixels_of(picture)
-    ground = ground_of(pixels)
-    figure = distance(pixels, ground) > FIGURE_DISTANCE
-    labels = labels_of(pixels)
-    inside = np.array(_NAMES)[labels[figure]]
-    ground_name = _NAMES[int(nearest(ground, list(PALETTE.values())))]
-    foreign = ~np.isin(inside, [*_OWN, ground_name])
+    figure = figure_of(pixels)
+    labels = labels_of(pixels, who)
+    inside = np.array(list(who.all_colours))[labels[figure]]
+    ground_name = list(PALETTE)[int(nearest(ground_of(pixels), list(PALETTE.values())))]
+    foreign = ~np.isin(inside, [*who.colours, "white", "black", ground_name])
     rim = figure & ~shrink(figure, 2)
     dark = distance(pixels, INK) < FIGURE_DISTANCE
     return Likeness(
-        parts=part_shares(labels, figure),
+        parts=part_shares(labels, figure, who),
         foreign=_mean(foreign),
         ink_rim=_mean(dark[rim]),
         figure=_mean(figure),
-        teal=_mean(inside == "teal"),
+        body=_mean(inside == who.body),
     )
 
 
 @cache
-def ideal_parts() -> dict[str, tuple[int, Mask]]:
+def ideal_parts(who: Character = CHARACTER) -> dict[str, tuple[int, Mask]]:
     """Each part's label and its place in the box, from a large drawing of the character."""
-    side = 256
-    picture = paint(draw_creature(CHARACTER_LOOK), Placement(), PALETTE["green"], side)
+    side, names = 256, list(who.all_colours)
+    picture = paint(draw_creature(who.look), Placement(), PALETTE["green"], side)
     pixels = np.asarray(picture, dtype=np.float64)
     box = box_of(distance(pixels, PALETTE["green"]) > FIGURE_DISTANCE)
     assert box is not None
-    grid = stretch(labels_of(pixels)[box], BOX)
-    row = np.arange(BOX)[:, None] * np.ones((1, BOX))
-    eyes = grid == _NAMES.index("white")
-    eye_top = int(np.flatnonzero(eyes.any(1))[0])
-    half = BOX / 2
-
-    def part(colour: str, where: Mask) -> tuple[int, Mask]:
-        label = _NAMES.index(colour)
-        return label, (grid == label) & where
-
+    grid = stretch(labels_of(pixels, who)[box], BOX)
+    row = np.arange(BOX)[:, None] * np.ones((1, BOX), dtype=np.int64)
+    eye_top = int(np.flatnonzero((grid == names.index("white")).any(1))[0])
     return {
-        "antennae": part("magenta", row < half),
-        "top stripe": part("cream", row < half),
-        "eyes": part("white", row >= 0),
-        "pupils and mouth": part("black", row >= eye_top),
-        "body": part("teal", row >= 0),
-        "low stripe": part("cream", row >= half),
-        "feet": part("magenta", row >= half),
+        part: (names.index(colour), (grid == names.index(colour)) & place(row, eye_top))
+        for part, (colour, place) in who.parts.items()
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from assets.demo_making.creatures import CHARACTER_LOOK, CreatureLook
+from assets.demo_making.creatures import CHARACTER_LOOK, SECOND_LOOK, CreatureLook
 from assets.demo_making.figures import INK_STYLE, PALETTE, PLAIN, SHAPES, Finish, pale
 from assets.demo_making.scenes import (
     CHARACTER_RADIUS,
@@ -29,9 +29,10 @@ from assets.demo_making.vae import to_unit
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.generate import to_images
 
-from .character import likeness
+from .character import SECOND, figure_of, likeness
 from .composition import read_mix
 from .ink import NO_INK_GROUNDS, read_drawing
+from .pair import both_strict
 from .pixels import distance, pixels_of
 
 COUNT = 200
@@ -91,6 +92,16 @@ def strict_mix(picture: Image.Image, background: str) -> bool:
     return read_mix(picture, background).strict
 
 
+def strict_second(picture: Image.Image, background: str) -> bool:
+    """The second character's strict likeness."""
+    return likeness(picture, SECOND).strict
+
+
+def strict_pair(picture: Image.Image, background: str) -> bool:
+    """Two characters side by side."""
+    return both_strict(picture)
+
+
 def cases(count: int = COUNT, seed: int = SEED) -> list[Case]:
     """Every case, from drawn pictures."""
     characters = drawn_characters(count, seed)
@@ -115,6 +126,37 @@ def cases(count: int = COUNT, seed: int = SEED) -> list[Case]:
         Case("composition score: drawn mixes", mixes, strict_mix, low=0.95),
         Case("composition score: the plain character", characters, strict_mix, high=0.0),
         Case("composition score: ink without it", [i[:2] for i in inks], strict_mix, high=0.0),
+        *pair_cases(count, seed),
+    ]
+
+
+def pair_cases(count: int, seed: int) -> list[Case]:
+    """The second character's score, and two characters side by side."""
+    first, second = CHARACTER_LOOK, SECOND_LOOK
+    unlike = {
+        "swapped": (second, first),
+        "the first twice": (first, first),
+        "the second twice": (second, second),
+        "in one another's colour": (
+            replace(first, colour=second.colour), replace(second, colour=first.colour)
+        ),
+        "the first with the other's stripes": (replace(first, stripes=second.stripes), second),
+        "the second with the other's feet": (first, replace(second, feet=first.feet)),
+        "the second with the other's antennae": (first, replace(second, antennae=first.antennae)),
+    }  # fmt: skip
+    right = drawn_pairs(count, seed, (first, second))
+    seconds = drawn_characters(count, seed, second)
+    scenes = drawn_scenes(count, seed)
+    return [
+        Case("second character: drawn", seconds, strict_second, low=0.98),
+        Case("second character: the first", drawn_characters(count, seed), strict_second, high=0.0),
+        Case("second character: base scenes", scenes, strict_second, high=0.0),
+        Case("side by side: drawn", right, strict_pair, low=0.98),
+        Case("side by side: a stain of the other's colour", stained(right), strict_pair, high=0.05),
+        *(
+            Case(f"side by side: {name}", drawn_pairs(count, seed, looks), strict_pair, high=0.02)
+            for name, looks in unlike.items()
+        ),
     ]
 
 
@@ -188,6 +230,33 @@ def drawn_characters(count: int, seed: int, look: CreatureLook = CHARACTER_LOOK)
         return [(picture, caption.split()[-2]) for picture, caption in pairs]
     rng = np.random.default_rng(seed)
     return [(p, b) for p, b in (_painted(rng, look, i, list(PALETTE)) for i in range(count))]
+
+
+def drawn_pairs(count: int, seed: int, looks: tuple[CreatureLook, CreatureLook]) -> Pairs:
+    """Two looks side by side on every ground in turn, on pictures twice as wide."""
+    rng = np.random.default_rng(seed)
+    grounds = list(PALETTE)
+    pairs: Pairs = []
+    for index in range(count):
+        halves = [_painted(rng, look, index, grounds)[0] for look in looks]
+        wide = Image.new("RGB", (2 * PICTURE_PX, PICTURE_PX))
+        for number, half in enumerate(halves):
+            wide.paste(half, (number * PICTURE_PX, 0))
+        pairs.append((wide, grounds[index % len(grounds)]))
+    return pairs
+
+
+def stained(pairs: Pairs) -> Pairs:
+    """Wide pictures whose left figure has a quarter in the body colour of the right one."""
+    made = []
+    for picture, background in pairs:
+        pixels = np.asarray(picture).copy()
+        left = figure_of(pixels[:, :PICTURE_PX].astype(np.float64))
+        columns = np.flatnonzero(np.cumsum(left.sum(0)) <= left.sum() // 4)
+        stain = left & (np.arange(PICTURE_PX) <= columns.max())
+        pixels[:, :PICTURE_PX][stain] = SECOND_LOOK.colour
+        made.append((Image.fromarray(pixels), background))
+    return made
 
 
 def drawn_mixes(count: int, seed: int) -> Pairs:

@@ -12,9 +12,10 @@ from PIL import Image
 from assets.demo_making.figures import PALETTE
 from assets.demo_making.scenes import SPARE_WORDS
 from benchmarks.fidelity import validation
-from benchmarks.fidelity.character import ideal_parts, likeness
+from benchmarks.fidelity.character import CHARACTER, SECOND, Character, ideal_parts, likeness
 from benchmarks.fidelity.ink import read_drawing
 from benchmarks.fidelity.measure import Tally, adapters_on, drawer, others_right
+from benchmarks.fidelity.pair import read_halves
 from benchmarks.fidelity.pixels import box_of, reached_from_border
 from benchmarks.fidelity.prompts import (
     OTHERS,
@@ -84,10 +85,21 @@ def test_an_open_line_encloses_nothing() -> None:
     assert read_drawing(Image.fromarray(pixels), background).line < 0.9
 
 
-def test_the_ideal_has_seven_parts_of_some_size() -> None:
-    parts = ideal_parts()
-    assert len(parts) == 7
+@pytest.mark.parametrize(("who", "count"), [(CHARACTER, 7), (SECOND, 6)])
+def test_the_ideal_has_parts_of_some_size(who: Character, count: int) -> None:
+    parts = ideal_parts(who)
+    assert len(parts) == count
     assert min(mask.sum() for _, mask in parts.values()) >= 40
+
+
+def test_a_pair_names_the_half_that_is_wrong() -> None:
+    looks = validation.CHARACTER_LOOK, validation.SECOND_LOOK
+    pairs = validation.drawn_pairs(1, seed=4, looks=looks)
+    assert [half.strict for half in read_halves(pairs[0][0])] == [True, True]
+    ((stained, _),) = validation.stained(pairs)
+    left, right = read_halves(stained)
+    assert left.stranger > 0.1
+    assert (left.strict, right.strict) == (False, True)
 
 
 def test_flood_stops_at_walls() -> None:
