@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.families import load_base
+from lora_diffusion.formats.hash import file_hashes
 from lora_diffusion.injection import AdapterConfig, inject
 from tests.conftest import fill
-from trainers.cli.generate import Weighted
 from trainers.cli.main import main
+from trainers.cli.weighted import Weighted
 
 QUICK = ["--steps", "2", "--cfg", "3", "--device", "cpu"]
 
@@ -40,7 +42,13 @@ def test_pictures_carry_their_parameters(tmp_path, capsys, adapter):
     with Image.open(files[1]) as image:
         assert image.size == (64, 64)
         text = image.text["parameters"]
-    for word in ("a red circle", "Steps: 2", "Seed: 6", "CFG scale: 3", "<lora:mine:0.5>"):
+    digest = file_hashes(adapter).autov3
+    for word in (
+        "a red circle <lora:mine:0.5>\nSteps: 2",
+        "Seed: 6",
+        "CFG scale: 3",
+        f'Lora hashes: "mine: {digest}"',
+    ):
         assert word in text
 
 
@@ -61,6 +69,44 @@ def test_the_weight_decides_how_far_a_picture_moves(tmp_path, capsys, adapter):
     assert np.abs(both - whole).max() <= 1
 
 
+def test_prompts_name_their_own_adapters(tmp_path, capsys, adapter):
+    def pictures(*prompts: str, options: tuple[str, ...] = ()) -> list[np.ndarray]:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        words = [word for prompt in prompts for word in ("--prompt", prompt)]
+        assert main(["generate", *words, *QUICK, "--out", str(out), *options]) == 0
+        return [pixels(path) for path in capsys.readouterr().out.split()]
+
+    folder = ("--lora-folder", str(adapter.parent))
+    tagged, plain = pictures("a red circle <lora:mine:0.5>", "a red circle", options=folder)
+    (flagged,) = pictures("a red circle", options=("--adapter", f"{adapter}:0.5"))
+    (alone,) = pictures("a red circle")
+    assert np.abs(tagged - flagged).max() <= 1
+    assert np.abs(plain - alone).max() <= 1
+    (twice,) = pictures(
+        "a red circle <lora:mine:0.5>", options=(*folder, "--adapter", f"{adapter}:0.25")
+    )
+    (sum_of_both,) = pictures("a red circle", options=("--adapter", f"{adapter}:0.75"))
+    assert np.abs(twice - sum_of_both).max() <= 1
+
+
+def test_a_mask_keeps_an_adapter_to_its_side(tmp_path, capsys, adapter):
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(tmp_path / "left.png")
+
+    def picture(*options: str) -> np.ndarray:
+        argv = ["generate", "--prompt", "a red circle", *QUICK, "--out", str(tmp_path / "out")]
+        assert main([*argv, *options]) == 0
+        return pixels(capsys.readouterr().out.strip())
+
+    plain, whole = picture(), picture("--adapter", str(adapter))
+    masked = picture("--adapter", str(adapter), "--adapter-mask", f"mine={tmp_path / 'left.png'}",
+        "--region-prompt", "mine=a red circle")  # fmt: skip
+    moved = np.abs(masked - plain).mean(axis=(0, 2))  # by column
+    assert moved[:32].mean() > 2 * moved[32:].mean()
+    assert np.abs(whole - plain)[:, 32:].mean() > 2 * moved[32:].mean()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -70,6 +116,9 @@ def test_the_weight_decides_how_far_a_picture_moves(tmp_path, capsys, adapter):
         (["--size", "big"], ["--size", "512x768"]),
         (["--size", "65"], ["65", "multiple"]),
         (["--count", "0"], ["--count"]),
+        (["--prompt", "x <lora:ink:1>"], ["ink", "--lora-folder"]),
+        (["--prompt", "x <lora:ink:1>", "--lora-folder", "/no/loras"], ["/no/loras"]),
+        (["--adapter-mask", "ink=left.png"], ["ink"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, options, words):
@@ -82,6 +131,16 @@ def test_bad_input_is_one_line(tmp_path, capsys, options, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_weight_that_is_none_is_told_with_its_file(tmp_path, capsys):
+    argv = ["generate", "--prompt", "x", "--adapter", "a.safetensors:loud", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "a.safetensors" in error
+    assert "'loud' is not a number" in error
+
+
 @pytest.mark.parametrize(
     ("text", "path", "weight"),
     [
@@ -92,4 +151,4 @@ def test_bad_input_is_one_line(tmp_path, capsys, options, words):
     ],
 )
 def test_file_and_weight(text, path, weight):
-    assert Weighted.parse(text) == Weighted(Path(path), weight)
+    assert Weighted.parse(text) == Weighted(Path(path), Weights(weight))

@@ -10,8 +10,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import printable
-from trainers.cli.generate import Weighted
 from trainers.cli.verb import Verb
+from trainers.cli.weighted import Weighted
 
 if TYPE_CHECKING:
     from torch import Tensor

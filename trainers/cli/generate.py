@@ -6,12 +6,14 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import InputError, printable
 from trainers.cli.verb import Verb
+from trainers.cli.weighted import FORM, HELP, Weighted
 
 if TYPE_CHECKING:
     from lora_diffusion.families.base import DiffusionBase
@@ -19,38 +21,39 @@ if TYPE_CHECKING:
 _SLUG_LENGTH = 40
 
 
-@dataclass(frozen=True)
-class Weighted:
-    """An adapter file and its strength."""
-
-    path: Path
-    weight: float
-
-    @classmethod
-    def parse(cls, text: str) -> Weighted:
-        """`mine.safetensors:0.8`; without a number the weight is 1."""
-        path, colon, number = text.rpartition(":")
-        try:
-            return cls(Path(path), float(number)) if colon else cls(Path(text), 1.0)
-        except ValueError:
-            if Path(path).is_file() and not Path(text).exists():
-                raise argparse.ArgumentTypeError(
-                    f"the weight '{printable(number, 40)}' of {printable(path)} is not a number"
-                ) from None
-            return cls(Path(text), 1.0)
-
-
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="PATH", default="bundled:demo_base", help="base model")
     parser.add_argument(
         "--adapter",
-        metavar="FILE:WEIGHT",
+        metavar=FORM,
         action="append",
         default=[],
         type=Weighted.parse,
-        help="adapter and its weight (1 if left out); may be given several times",
+        help=f"{HELP}; may be repeated",
     )
-    parser.add_argument("--prompt", required=True, action="append", help="may be repeated")
+    parser.add_argument(
+        "--lora-folder",
+        metavar="DIR",
+        type=Path,
+        help="where the adapters lie that prompts name: <lora:ink:0.8>",
+    )
+    parser.add_argument(
+        "--adapter-mask",
+        metavar="NAME=PNG",
+        action="append",
+        default=[],
+        help="the adapter of that file name acts where the picture is white; may be repeated",
+    )
+    parser.add_argument(
+        "--region-prompt",
+        metavar="NAME=TEXT",
+        action="append",
+        default=[],
+        help="what the prompt is where that adapter's mask is white; may be repeated",
+    )
+    parser.add_argument(
+        "--prompt", required=True, action="append", help="may name adapters; may be repeated"
+    )
     parser.add_argument("--negative", default="", help="what not to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default 25)")
@@ -82,53 +85,60 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from lora_diffusion.families.schedulers import SAMPLERS
     from lora_diffusion.formats.reading import open_adapter
-    from lora_diffusion.generate import PictureSpec, draw, save_png
+    from lora_diffusion.generate import PictureSpec, save_png
+    from trainers.cli.scenes import Cast, Scene, read_regions
 
     if arguments.sampler not in SAMPLERS:
         raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}.")
     if arguments.count < 1 or arguments.steps < 1:
         raise InputError("--count and --steps must be at least 1.")
-    for weighted in arguments.adapter:
-        open_adapter(weighted.path)  # is it one? The base takes long to load
+    scenes = [
+        Scene.read(prompt, arguments.adapter, arguments.lora_folder) for prompt in arguments.prompt
+    ]
+    regions = read_regions(arguments.adapter_mask, arguments.region_prompt, scenes)
+    for path in dict.fromkeys(used.path for scene in scenes for used in scene.adapters):
+        open_adapter(path)  # is it one? The base takes long to load
     base = _load(arguments)
     width, height = _size(arguments.size, base.native_size_px)
-    pictures = [
-        PictureSpec(
-            prompt=prompt,
-            negative=arguments.negative,
-            seed=arguments.seed + number,
-            sampling_steps=arguments.steps,
-            cfg=arguments.cfg,
-            width_px=width,
-            height_px=height,
-            sampler=arguments.sampler,
-        )
-        for prompt in arguments.prompt
-        for number in range(arguments.count)
-    ]
-    images = draw(base, pictures, on_step=_progress)
+    files: list[str] = []
+    with Cast(base, scenes, regions) as cast:
+        # prompts in a row with the same adapters are drawn in batches
+        for _, group in groupby(scenes, key=lambda scene: scene.adapters):
+            together = [(scene, index) for scene in group for index in range(arguments.count)]
+            pictures = [
+                PictureSpec(
+                    prompt=scene.prompt,
+                    negative=arguments.negative,
+                    seed=arguments.seed + index,
+                    sampling_steps=arguments.steps,
+                    cfg=arguments.cfg,
+                    width_px=width,
+                    height_px=height,
+                    sampler=arguments.sampler,
+                )
+                for scene, index in together
+            ]
+            on_step = partial(_progress, len(files), len(pictures), len(scenes) * arguments.count)
+            images = cast.draw(together[0][0], pictures, on_step)
+            for (scene, _), picture, image in zip(together, pictures, images, strict=True):
+                path = arguments.out / f"{len(files):03d}-{_slug(scene.prompt)}-{picture.seed}.png"
+                save_png(image, path, cast.parameters(scene, picture))
+                files.append(str(path))
     print(file=sys.stderr)
-    used = "".join(f", <lora:{w.path.stem}:{w.weight:g}>" for w in arguments.adapter)
-    files = []
-    for index, (picture, image) in enumerate(zip(pictures, images, strict=True)):
-        path = arguments.out / f"{index:03d}-{_slug(picture.prompt)}-{picture.seed}.png"
-        save_png(image, path, picture.parameters() + used)
-        files.append(str(path))
-    print(json.dumps({"files": files}, indent=2) if arguments.json else "\n".join(files))
+    told = {"files": files, "adapters": [scene.as_json() for scene in scenes]}
+    print(json.dumps(told, indent=2) if arguments.json else "\n".join(files))
     return 0
 
 
 def _load(arguments: argparse.Namespace) -> DiffusionBase:
     from lora_diffusion.families import load_base
-    from lora_diffusion.formats import load_adapter
-    from lora_diffusion.injection import attach
     from trainers import devices
     from trainers.progress import silence_libraries
     from trainers.spec import ModelSpec
 
     placement = devices.choose(ModelSpec(device=arguments.device, precision=arguments.precision))
     silence_libraries()
-    base = load_base(
+    return load_base(
         arguments.base,
         device=placement.device,
         dtype=placement.dtype,
@@ -138,11 +148,6 @@ def _load(arguments: argparse.Namespace) -> DiffusionBase:
         clip_skip=arguments.clip_skip,
         on_progress=lambda text: print(text, file=sys.stderr),
     )
-    shapes = base.shapes()
-    for number, weighted in enumerate(arguments.adapter):
-        handle = attach(base.parts, load_adapter(weighted.path, shapes), name=f"adapter{number}")
-        handle.scale = weighted.weight
-    return base
 
 
 def _size(text: str | None, native_px: int) -> tuple[int, int]:
@@ -154,8 +159,9 @@ def _size(text: str | None, native_px: int) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _progress(done: int, total: int) -> None:
-    print(f"\rdrawing {100 * done // total}%", end="", file=sys.stderr, flush=True)
+def _progress(before: int, pictures: int, of_all: int, done: int, total: int) -> None:
+    percent = 100 * (before * total + done * pictures) // (of_all * total)
+    print(f"\rdrawing {percent}%", end="", file=sys.stderr, flush=True)
 
 
 def _slug(prompt: str) -> str:
