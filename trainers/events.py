@@ -12,6 +12,8 @@ Kinds and their bodies:
 | `checkpoint` | `step`, `file` |
 | `export` | `step`, `file`, `portable`, `readers`, `unread`; the final one has `final: true` |
 | `note` | `text`: something a user should know |
+| `paused` | `step`, `checkpoint`: the process holds until it is told to go on |
+| `unpaused` | `step` |
 | `finished` | `step`, `file`, `contact_sheet`, `seconds` |
 | `stopped` | `step`, `signal`, `checkpoint` |
 | `failed` | `text`: one sentence with cause and fix; `defect`: true when it is our fault |

@@ -55,6 +55,10 @@ class RunDir:
         return self.path / "contact_sheet.png"
 
     @property
+    def control(self) -> Path:
+        return self.path / "control"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

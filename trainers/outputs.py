@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats.metadata import public_name
 from lora_diffusion.injection import AdapterHandle
-from trainers import checkpoint
+from trainers import checkpoint, control
 from trainers.averaging import ShownWeights
 from trainers.contact_sheet import Column, draw_sheet
 from trainers.data.dataset import Dataset
@@ -23,6 +23,8 @@ from trainers.preview import Previewer
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
 from trainers.teller import Teller
+
+_HOLD_SECONDS = 0.2
 
 
 @dataclass
@@ -59,7 +61,28 @@ class Outputs:
         if _is_due(done, save.checkpoint_every_steps):
             self.checkpoint(done)
         if _is_due(done, save.every_steps) or self._epoch_export_due(done):
-            self.export(self.dir.exports / f"{self.name}-step{done:08d}.safetensors", done)
+            self.export(self.export_file(done), done)
+
+    def obey(self, done: int) -> None:
+        """Do what was asked of this process since the last step, see `control`; hold if asked."""
+        held = False
+        while True:
+            wanted = control.take(self.dir.control)
+            if "sample" in wanted and done not in self._preview_steps():
+                self.preview(done)
+            if "save" in wanted:
+                self.checkpoint(done)
+                self.export(self.export_file(done), done)
+            if not control.is_paused(self.dir.control) or self.stop.requested is not None:
+                break
+            if not held:
+                held = True
+                path = self.checkpoint(done)
+                self.teller.events.write("paused", step=done, checkpoint=path.name)
+                self.teller.reporter.say(f"paused after step {done}")
+            time.sleep(_HOLD_SECONDS)
+        if held:
+            self.teller.events.write("unpaused", step=done)
 
     def finish(self, total: int) -> Path:
         """The last previews, the adapter, the contact sheet; returns the adapter's path."""
@@ -77,6 +100,10 @@ class Outputs:
             seconds=round(time.time() - self.exporter.started, 1),
         )
         return adapter
+
+    def export_file(self, step: int) -> Path:
+        """Where the adapter as it stands after `step` steps goes."""
+        return self.dir.exports / f"{self.name}-step{step:08d}.safetensors"
 
     def preview(self, step: int) -> None:
         """Draw the previews as the model stands; a failure is told and does not end the run."""

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import sweep_rests, write_text
-from trainers import checkpoint, devices, jobs, resume, setup
+from trainers import checkpoint, control, devices, jobs, resume, setup
 from trainers.batch import Batches
 from trainers.data import buckets, prepare
 from trainers.disk import faults_told
@@ -68,6 +68,7 @@ def run(
             sweep_rests(run_dir.path)
             write_text(run_dir.spec_file, to_toml(spec))
             jobs.record_own_process(run_dir)
+            control.clear(run_dir.control)
             return _run_told(spec, run_dir, start, stop)
     except Timeout:
         raise InputError(
@@ -210,6 +211,7 @@ def _train(
             done = result.step
             if stop.requested is None and done < total:
                 outputs.after_step(done)
+                outputs.obey(done)
             if stop.requested is not None and done < total:
                 return done
     except InputError:
