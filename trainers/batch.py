@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lora_diffusion.families.base import DiffusionBase, PictureSize
 from lora_diffusion.randomness import normal
+from trainers.data.buckets import split_evenly
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
@@ -69,6 +71,11 @@ class Batch:
         mask = None if self.mask is None else self.mask[rows]
         share = self.share * len(by_row["captions"]) / len(self)
         return replace(self, **by_row, mask=mask, share=share)
+
+    def split(self, rows: int) -> list[Batch]:
+        """As few and as even parts as can be, of at most so many rows."""
+        ends = list(accumulate(split_evenly(len(self), rows)))
+        return [self.part(slice(start, end)) for start, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,7 @@ class Checkpoint:
         optimizer: its class' name.
         groups: numbers of the optimizer's groups, one dict for each that has any.
         numbers: plain numbers of the optimizer's state, by name.
+        memory: the savings of memory in use, see `memory.Savings`.
         tensors: by name.
     """
 
@@ -50,6 +51,7 @@ class Checkpoint:
     optimizer: str
     groups: list[dict[str, float]]
     numbers: dict[str, float]
+    memory: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
@@ -67,6 +69,7 @@ def save(
     handle: AdapterHandle,
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
+    memory: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Write a checkpoint, read it back, and only then let go of all but the newest `keep`.
@@ -92,6 +95,7 @@ def save(
         "optimizer": type(optimizer).__name__,
         "groups": json.dumps(group_state(optimizer)),
         "numbers": json.dumps(numbers),
+        "memory": json.dumps(memory),
     }
     path = folder / file_name(step)
     write_any_tensors(path, tensors, metadata)
@@ -136,6 +140,7 @@ def read(path: Path) -> Checkpoint:
             optimizer=metadata.get("optimizer", "AdamW"),
             groups=json.loads(metadata.get("groups", "[]")),
             numbers=json.loads(metadata.get("numbers", "{}")),
+            memory=json.loads(metadata.get("memory", "{}")),
             tensors=tensors,
         )
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:

@@ -11,6 +11,7 @@ Kinds and their bodies:
 | `preview` | `step`, `pictures`: `[{prompt, file}]`, files relative to the run folder |
 | `checkpoint` | `step`, `file` |
 | `export` | `step`, `file`, `portable`, `readers`, `unread`; the final one has `final: true` |
+| `memory` | `recompute`, `parts`, `away`: memory ran out, what is saved from here on |
 | `note` | `text`: something a user should know |
 | `paused` | `step`, `checkpoint`: the process holds until it is told to go on |
 | `unpaused` | `step` |

@@ -21,6 +21,7 @@ from trainers.batch import Batch, Batches
 from trainers.devices import peak_bytes
 from trainers.diffusion import NoiseSchedule
 from trainers.lr_schedule import lr_factor
+from trainers.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
 from trainers.objective import (
     batch_loss,
     check,
@@ -53,7 +54,12 @@ class StepResult:
 
 
 class Trainer:
-    """The mutable middle of a run: adapter, optimizer, and the step that changes them."""
+    """The mutable middle of a run: adapter, optimizer, and the step that changes them.
+
+    Args:
+        cached_prompts: captions, encoded; None encodes them in each step.
+        ladder: what to do when memory runs out; None lets the error through.
+    """
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class Trainer:
         accelerator: Accelerator,
         optimizer: torch.optim.Optimizer,
         cached_prompts: Mapping[str, Conditioning] | None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.spec = spec
         self.total_steps = total_steps
@@ -75,6 +82,7 @@ class Trainer:
         self.optimizer = accelerator.prepare(optimizer)
         self.shown = ShownWeights(handle, optimizer, spec.optim.ema_decay)
         self.cached_prompts = cached_prompts
+        self.ladder = ladder
         self.schedule = NoiseSchedule(base)
         check(spec.objective, base.prediction, len(self.schedule))
         self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
@@ -89,8 +97,9 @@ class Trainer:
         """Do step number `step` (from 0).
 
         Raises:
-            InputError: the loss was not finite three times in a row. The adapter is then what it
-                was before.
+            InputError: the loss was not finite three times in a row, or memory runs out whatever
+                is saved. The adapter is then what it was before.
+            MemoryError, RuntimeError: memory ran out in the update itself, which may be half done.
         """
         began = time.perf_counter()
         set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
@@ -107,16 +116,32 @@ class Trainer:
         )
 
     def _gradients(self, step: int) -> float:
+        """Add up the gradients of a step's batches, in memory that suffices; returns its loss."""
+        while True:
+            try:
+                return self._add_up(step)
+            except MEMORY_ERRORS as error:
+                if self.ladder is None or not is_out_of_memory(error):
+                    raise
+            # out of the error's reach, whose trace holds on to the pass
+            self.optimizer.zero_grad()
+            release()
+            self.ladder.go_down(step)
+
+    def _add_up(self, step: int) -> float:
         """Add up the gradients of a step's batches; returns its loss, the mean of theirs."""
-        micros = self._micros(step)
+        micros, seed = self._micros(step), self.spec.schedule.seed
+        parts = 1 if self.ladder is None else self.ladder.savings.parts
+        rows = -(-self.spec.schedule.batch_size // parts)
         total = 0.0
         for micro in micros:
             batch = self.batches.make(micro)
-            self.handle.clock.set(self.spec.schedule.seed, micro, batch.places)
-            with self.accelerator.autocast():
-                loss = self.loss(batch)
-            self.accelerator.backward(loss * (batch.share / len(micros)))
-            total += loss.item()
+            for part in batch.split(rows):
+                self.handle.clock.set(seed, micro, part.places)
+                with self.accelerator.autocast():
+                    loss = self.loss(part)
+                self.accelerator.backward(loss * (part.share / len(micros)))
+                total += loss.item() * len(part) / len(batch)
         return total / len(micros)
 
     def _pictures_of(self, step: int) -> tuple[str, ...]:

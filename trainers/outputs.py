@@ -19,6 +19,7 @@ from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.export import Exporter
 from trainers.jobs import RunDir, adapter_name
+from trainers.memory import Ladder
 from trainers.preview import Previewer
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
@@ -48,6 +49,7 @@ class Outputs:
     order: Order
     exporter: Exporter
     previewer: Previewer | None
+    ladder: Ladder
 
     @property
     def name(self) -> str:
@@ -111,11 +113,12 @@ class Outputs:
             return
         self._set_training(False)
         self.teller.phase("preview", f"drawing {len(self.previewer.pictures)} previews")
-        with self.accelerator.autocast(), self.shown.in_place():
-            files, problem = self.previewer.try_draw(step, self.stop.check)
+        with self.accelerator.autocast(), self.shown.in_place(), self.ladder.drawing():
+            files, problems = self.previewer.try_draw(step, self.stop.check)
         self._set_training(True)
-        if problem:
+        for problem in problems:
             self.teller.note(problem)
+        if not files:
             return
         self.teller.events.write(
             "preview",
@@ -135,6 +138,7 @@ class Outputs:
             handle=self.handle,
             optimizer=self.optimizer,
             average=self.shown.average,
+            memory=self.ladder.savings.as_json(),
             keep=self.spec.save.keep_checkpoints,
         )
         self.teller.events.write("checkpoint", step=done, file=self._relative(path))

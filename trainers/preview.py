@@ -13,6 +13,7 @@ from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, save_png
 from trainers.data.captions import without_trigger
 from trainers.data.scan import Picture
+from trainers.memory import MEMORY_ERRORS, is_out_of_memory, release
 from trainers.sample_prompts import SamplePrompt, read_prompts
 from trainers.spec import JobSpec, PreviewSpec
 from trainers.stopping import StopRequested
@@ -93,6 +94,7 @@ class Previewer:
             _picture(prompt, index, spec.preview, side_px) for index, prompt in enumerate(prompts)
         ]
         self._encoded: EncodedPrompts | None = None
+        self._is_halved = False
 
     @property
     def prompts(self) -> list[str]:
@@ -135,12 +137,47 @@ class Previewer:
             save_png(image, file.path, text)
         return files
 
-    def try_draw(self, step: int, check_stop: Callable[[], None]) -> tuple[list[PreviewFile], str]:
-        """As `draw`, but a failure is told and not raised: previews never end a run."""
-        try:
-            return self.draw(step, check_stop), ""
-        except StopRequested:
-            return [], f"Previews at step {step} were left out: the run was asked to stop."
-        except (InputError, OSError, MemoryError, RuntimeError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return [], f"Previews at step {step} were left out: {first_line}"
+    def try_draw(
+        self, step: int, check_stop: Callable[[], None]
+    ) -> tuple[list[PreviewFile], list[str]]:
+        """As `draw`, but a failure is told and not raised: previews never end a run.
+
+        Where memory runs out, this and all later previews are drawn one at a time, then smaller.
+
+        Returns:
+            The files, and sentences on what went wrong.
+        """
+        told: list[str] = []
+        while True:
+            try:
+                return self.draw(step, check_stop), told
+            except StopRequested:
+                reason = "the run was asked to stop."
+            except (InputError, OSError, *MEMORY_ERRORS) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                less = self._less() if is_out_of_memory(error) else None
+                if less is not None:
+                    told.append(f"Memory ran out while drawing previews: {less} from here on.")
+                    reason = ""
+            if reason:
+                return [], [*told, f"Previews at step {step} were left out: {reason}"]
+            release()
+
+    def _less(self) -> str | None:
+        """Draw with less memory than before; how, in words, or None where nothing is left."""
+        if self.at_once > 1:
+            self.at_once = 1
+            return "they are drawn one at a time"
+        if self._is_halved:
+            return None
+        step = self.base.size_step_px
+        self._is_halved = True
+        self.pictures = [
+            replace(
+                picture,
+                width_px=max(step, picture.width_px // 2 // step * step),
+                height_px=max(step, picture.height_px // 2 // step * step),
+            )
+            for picture in self.pictures
+        ]
+        return "they are half the size"

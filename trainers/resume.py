@@ -15,7 +15,14 @@ from trainers.spec import JobSpec
 # Changing these does not change what is learned.
 _HARMLESS_SECTIONS = frozenset({"preview", "save"})
 _HARMLESS_FIELDS = frozenset(
-    {"model.device", "model.low_memory", "model.threads", "model.tokenizer", "data.cache_folder"}
+    {
+        "model.device",
+        "model.gradient_checkpointing",
+        "model.low_memory",
+        "model.threads",
+        "model.tokenizer",
+        "data.cache_folder",
+    }
 )
 _MAX_SHOWN = 6
 # Events after which there is something to lose.

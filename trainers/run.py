@@ -23,6 +23,7 @@ from trainers.export import Exporter, base_weights_hash
 from trainers.jobs import RunDir
 from trainers.layering import to_toml
 from trainers.loop import Trainer
+from trainers.memory import Ladder, shortage_told
 from trainers.optim import make_optimizer
 from trainers.outputs import Outputs
 from trainers.preview import Previewer, preview_prompts
@@ -81,7 +82,7 @@ def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) ->
     """Run, and write how it ended as the last event."""
     events = EventLog(run_dir.events_file)
     try:
-        with faults_told(run_dir.path):
+        with faults_told(run_dir.path), shortage_told(run_dir.path):
             return _run(spec, run_dir, start, Teller(events, stop), stop)
     except StopRequested:
         assert stop.requested is not None
@@ -141,7 +142,10 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
     batches = Batches(spec, base, dataset, order, pads_captions=prompt_cache is None)
-    trainer = Trainer(spec, total, base, handle, batches, accelerator, optimizer, prompt_cache)
+    ladder = Ladder(spec, base, start.point.memory if start.point else {}, teller.saving)
+    trainer = Trainer(
+        spec, total, base, handle, batches, accelerator, optimizer, prompt_cache, ladder
+    )
     if start.point:
         trainer.shown.restore(checkpoint.average(start.point))
     exporter = Exporter(
@@ -160,7 +164,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     )
     outputs = Outputs(
         spec, run_dir, teller, stop, base, handle, optimizer, trainer.shown,
-        accelerator, dataset, order, exporter, previewer,
+        accelerator, dataset, order, exporter, previewer, ladder,
     )  # fmt: skip
     teller.events.write(
         "started",

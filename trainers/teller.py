@@ -8,6 +8,7 @@ from lora_diffusion.errors import printable
 from trainers.data.doctor import Report
 from trainers.events import EventLog
 from trainers.loop import StepResult
+from trainers.memory import Savings
 from trainers.progress import Reporter
 from trainers.stopping import StopSignal
 
@@ -42,6 +43,11 @@ class Teller:
         """Something that a user should know."""
         self.events.write("note", text=text)
         self.reporter.say(text)
+
+    def saving(self, savings: Savings, text: str) -> None:
+        """Memory ran out, and more is saved from here on."""
+        self.events.write("memory", **savings.as_json())
+        self.note(text)
 
     def doctor(self, report: Report) -> None:
         """What is wrong with the dataset, if anything: once, and in short at the terminal."""

@@ -67,7 +67,21 @@ class _Widened(nn.Module):
         return (weight.float() / scale).to(_FP8), scale.to(weight.dtype)
 
     def forward(self, stored: Tensor, scale: Tensor) -> Tensor:
-        return stored.to(scale.dtype) * scale
+        return stored.to(scale.device, scale.dtype) * scale
+
+
+class _Fetched(nn.Module):
+    """A weight that waits in main memory and is on `device` while its layer computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.cpu()
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.to(self.device, non_blocking=True)
 
 
 def hold_in_fp8(unet: nn.Module, placement: Placement) -> None:
@@ -91,9 +105,31 @@ def hold_in_fp8(unet: nn.Module, placement: Placement) -> None:
             f"model.fp8_base can't be used on {placement.device.type} ({_first_line(error)}). "
             "Leave it out."
         ) from None
-    for name, layer in list(unet.named_modules()):
-        if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(_KEPT_WIDE):
-            parametrize.register_parametrization(layer, "weight", _Widened(), unsafe=True)
+    for layer in _large_layers(unet):
+        parametrize.register_parametrization(layer, "weight", _Widened(), unsafe=True)
+
+
+def keep_in_main_memory(unet: nn.Module, device: torch.device) -> None:
+    """Keep the frozen weights in main memory and bring each layer's to `device` while it computes.
+
+    As with `hold_in_fp8`, a few stay where they are, and memory falls with gradient checkpointing
+    only.
+    """
+    for layer in _large_layers(unet):
+        if parametrize.is_parametrized(layer, "weight"):  # in fp8: its scale stays on the device
+            stored = layer.parametrizations["weight"].original0  # type: ignore[index,union-attr]
+            stored.data = stored.data.cpu()
+        else:
+            parametrize.register_parametrization(layer, "weight", _Fetched(device), unsafe=True)
+
+
+def _large_layers(unet: nn.Module) -> list[nn.Module]:
+    """The layers that hold most of the weights: all but the first, the last and the embeddings."""
+    return [
+        layer
+        for name, layer in unet.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and not name.startswith(_KEPT_WIDE)
+    ]
 
 
 def recompute_activations(parts: Iterable[nn.Module]) -> None:

@@ -37,7 +37,7 @@ def trained(steps: int = 2, rank: int = 2):
 def save(folder, handle, optimizer, step, keep=2):
     return checkpoint.save(
         folder, step=step, spec={"a": {"b": 1}}, dataset="d", scaler={}, handle=handle,
-        optimizer=optimizer, average={}, keep=keep,
+        optimizer=optimizer, average={}, memory={}, keep=keep,
     )  # fmt: skip
 
 

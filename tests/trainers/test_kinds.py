@@ -110,7 +110,7 @@ class Made:
         spec = self.spec.model_dump(mode="json")
         path = checkpoint.save(
             folder, step=step, spec=spec, dataset="d", scaler={}, handle=self.handle,
-            optimizer=self.optimizer, average={}, keep=1,
+            optimizer=self.optimizer, average={}, memory={}, keep=1,
         )  # fmt: skip
         return checkpoint.read(path)
 

@@ -40,6 +40,7 @@ def save(folder, handle, optimizer, average=None):
     path = checkpoint.save(
         folder, step=2, spec={}, dataset="", scaler={}, handle=handle, optimizer=optimizer,
         average=average or {}, keep=1,
+        memory={},
     )  # fmt: skip
     return checkpoint.read(path)
 
