@@ -2,16 +2,16 @@
 
 Tensors: `adapter/KEY/down|up|magnitude` (fp32; magnitude for DoRA), their moving average as
 `average/KEY/…`, and `optim/KEY/…/exp_avg|…`, whatever the optimizer keeps of each. The header's
-metadata holds the step, the spec, the dataset's fingerprint, the gradient scaler, and what the
-optimizer keeps in plain numbers.
+metadata holds the step, the spec, the dataset's fingerprint, the gradient scaler, what the
+optimizer keeps in plain numbers, and the validation losses so far.
 Randomness needs no state: every draw is a function of (seed, place).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Checkpoint:
         numbers: plain numbers of the optimizer's state, by name.
         memory: the savings of memory in use, see `memory.Savings`.
         tensors: by name.
+        validation: (step, loss) of every measurement on held-out pictures.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Checkpoint:
     numbers: dict[str, float]
     memory: dict[str, Any]
     tensors: dict[str, Tensor]
+    validation: list[tuple[int, float]] = field(default_factory=list)
 
 
 def file_name(step: int) -> str:
@@ -71,6 +73,7 @@ def save(
     average: Mapping[str, Tensor],
     memory: Mapping[str, Any],
     keep: int,
+    validation: Sequence[tuple[int, float]] = (),
 ) -> Path:
     """Write a checkpoint, read it back, and only then let go of all but the newest `keep`.
 
@@ -81,11 +84,11 @@ def save(
     numbers: dict[str, float] = {}
     for name, parameter in _named(handle):
         tensors[f"{_ADAPTER}/{name}"] = _stored(parameter)
-        for field, value in optimizer.state.get(parameter, {}).items():
+        for entry, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{_OPTIM}/{name}/{field}"] = _stored(value)
+                tensors[f"{_OPTIM}/{name}/{entry}"] = _stored(value)
             else:
-                numbers[f"{_OPTIM}/{name}/{field}"] = value
+                numbers[f"{_OPTIM}/{name}/{entry}"] = value
     metadata = {
         "format": FORMAT,
         "step": str(step),
@@ -96,6 +99,7 @@ def save(
         "groups": json.dumps(group_state(optimizer)),
         "numbers": json.dumps(numbers),
         "memory": json.dumps(memory),
+        "validation": json.dumps(validation),
     }
     path = folder / file_name(step)
     write_any_tensors(path, tensors, metadata)
@@ -142,6 +146,7 @@ def read(path: Path) -> Checkpoint:
             numbers=json.loads(metadata.get("numbers", "{}")),
             memory=json.loads(metadata.get("memory", "{}")),
             tensors=tensors,
+            validation=[(s, v) for s, v in json.loads(metadata.get("validation", "[]"))],
         )
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InputError(

@@ -4,7 +4,8 @@ Kinds and their bodies:
 
 | kind | body |
 | --- | --- |
-| `started` | `total_steps`, `pictures`, `class_pictures`, `trainable`, `base`, `resumed_at`, … |
+| `started` | `total_steps`, `pictures`, `held_out`, `class_pictures`, `trainable`, `base`, |
+| | `resumed_at`, … |
 | `phase` | `name`, `text`, and for a countable one `done`, `total` |
 | `doctor` | `files`, `problems` (the first 200), `counts`, `kinds`: see `trainers.data.doctor` |
 | `step` | `step`, `loss`, `lr`, `grad_norm`, `seconds`, `peak_bytes` (0 where unknown) |
@@ -12,13 +13,21 @@ Kinds and their bodies:
 | `checkpoint` | `step`, `file` |
 | `export` | `step`, `file`, `portable`, `readers`, `unread`; the final one has `final: true` |
 | `memory` | `recompute`, `parts`, `away`: memory ran out, what is saved from here on |
+| `validation` | `step` (0 is the base alone), `loss` on held-out pictures and `smooth`, |
+| | `train_loss`, `class_loss` on such pictures, each `base_…` too: the base's; `timesteps`, |
+| | `by_timestep`; `moved`, `leak`; `best_step`; `file` (JSON), `picture` (PNG); `seconds`. What |
+| | there is none of is null |
+| `best` | `step`, `loss` (smoothed), `file` in `exports/`, `reason`: the lowest loss so far |
 | `note` | `text`: something a user should know |
 | `paused` | `step`, `checkpoint`: the process holds until it is told to go on |
 | `unpaused` | `step` |
-| `finished` | `step`, `file`, `contact_sheet`, `seconds` |
+| `finished` | `step`, `file`, `contact_sheet`, `seconds`; `best`: as the event, or null; |
+| | `stopped_early`: a sentence that says why, or null |
 | `stopped` | `step`, `signal`, `checkpoint` |
 | `failed` | `text`: one sentence with cause and fix; `defect`: true when it is our fault |
 
+`moved` is how far predictions with the trigger are from the base's, as a share of these; `leak` is
+the same without the trigger, as a share of `moved` (0: none, 1: the trigger means nothing).
 `readers` are the programs that read every key of the file right, `unread` is `{program: reason}` of
 the others. The last event is the outcome. A dead process without an outcome is "interrupted".
 """

@@ -74,6 +74,10 @@ class RunDir:
     def previews(self) -> Path:
         return self.path / "previews"
 
+    @property
+    def validation(self) -> Path:
+        return self.path / "validation"
+
     def adapter_file(self, spec: JobSpec) -> Path:
         """`NAME.safetensors` at the top of the folder."""
         return self.path / f"{adapter_name(spec, self)}.safetensors"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch.optim import Optimizer
@@ -24,6 +27,7 @@ from trainers.preview import Previewer
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
 from trainers.teller import Teller
+from trainers.validation.validator import Validator
 
 _HOLD_SECONDS = 0.2
 
@@ -34,6 +38,7 @@ class Outputs:
 
     Attributes:
         previewer: None where previews are off; there is no contact sheet then.
+        validator: None where nothing is measured.
     """
 
     spec: JobSpec
@@ -50,14 +55,32 @@ class Outputs:
     exporter: Exporter
     previewer: Previewer | None
     ladder: Ladder
+    validator: Validator | None
 
     @property
     def name(self) -> str:
         return adapter_name(self.spec, self.dir)
 
+    def begin(self, step: int) -> None:
+        """What there is to be seen before the first step of a run that begins after `step`.
+
+        Raises:
+            StopRequested: the run was asked to stop.
+        """
+        if step == 0:
+            self.preview(0)
+        if self.validator is None:
+            return
+        with self._as_shown():
+            self.validator.look_at_base()
+        if step == 0 or (self.validator.is_due(step) and not self.validator.measured(step)):
+            self.validate(step)
+
     def after_step(self, done: int) -> None:
         """Whatever is due after `done` steps, short of the end."""
         save = self.spec.save
+        if self.validator is not None and self.validator.is_due(done):
+            self.validate(done)
         if _is_due(done, self.spec.preview.every_steps):
             self.preview(done)
         if _is_due(done, save.checkpoint_every_steps):
@@ -86,10 +109,19 @@ class Outputs:
         if held:
             self.teller.events.write("unpaused", step=done)
 
-    def finish(self, total: int) -> Path:
-        """The last previews, the adapter, the contact sheet; returns the adapter's path."""
+    def why_stop(self) -> str:
+        """Why training ends before its last step; empty where it goes on."""
+        return self.validator.why_stop() if self.validator is not None else ""
+
+    def finish(self, total: int, stopped_early: str = "") -> Path:
+        """The last previews, the adapter, the contact sheet; returns the adapter's path.
+
+        stopped_early: why the run ends before its last step, if it does.
+        """
         if self.spec.save.checkpoint_every_steps:
             self.checkpoint(total)  # first, because drawing takes long on a slow machine
+        if self.validator is not None:
+            self.validate(total, final=True)
         self.preview(total)
         adapter = self.dir.adapter_file(self.spec)
         self.export(adapter, total, final=True)
@@ -99,6 +131,8 @@ class Outputs:
             step=total,
             file=adapter.name,
             contact_sheet=sheet.name if sheet else None,
+            best=self._best(),
+            stopped_early=stopped_early or None,
             seconds=round(time.time() - self.exporter.started, 1),
         )
         return adapter
@@ -111,11 +145,9 @@ class Outputs:
         """Draw the previews as the model stands; a failure is told and does not end the run."""
         if self.previewer is None:
             return
-        self._set_training(False)
         self.teller.phase("preview", f"drawing {len(self.previewer.pictures)} previews")
-        with self.accelerator.autocast(), self.shown.in_place(), self.ladder.drawing():
+        with self._as_shown():
             files, problems = self.previewer.try_draw(step, self.stop.check)
-        self._set_training(True)
         for problem in problems:
             self.teller.note(problem)
         if not files:
@@ -125,6 +157,28 @@ class Outputs:
             step=step,
             pictures=[{"prompt": f.prompt, "file": self._relative(f.path)} for f in files],
         )
+
+    def validate(self, step: int, *, final: bool = False) -> None:
+        """Measure the model as it stands; the best so far is kept in `exports/`."""
+        assert self.validator is not None
+        with self._as_shown():
+            is_best = self.validator.measure(step, final=final)
+        if is_best:
+            self.export(self.dir.exports / f"{self.name}-best.safetensors", step)
+            self.teller.events.write("best", **(self._best() or {}))
+
+    def _best(self) -> dict[str, Any] | None:
+        """The best measurement so far, and the file that has its weights."""
+        point = self.validator.history.best if self.validator else None
+        if self.validator is None or point is None:
+            return None
+        path = self.dir.exports / f"{self.name}-best.safetensors"
+        return {
+            "step": point.step,
+            "loss": float(f"{point.smooth:.6g}"),
+            "file": self._relative(path) if path.exists() else None,
+            "reason": self.validator.history.why_best(),
+        }
 
     def checkpoint(self, done: int) -> Path:
         """Write a checkpoint that `--resume` goes on from."""
@@ -140,6 +194,7 @@ class Outputs:
             average=self.shown.average,
             memory=self.ladder.savings.as_json(),
             keep=self.spec.save.keep_checkpoints,
+            validation=self.validator.history.pairs if self.validator else (),
         )
         self.teller.events.write("checkpoint", step=done, file=self._relative(path))
         return path
@@ -199,6 +254,16 @@ class Outputs:
         per_step = self.spec.schedule.accumulate
         now, before = (self.order.epoch_of(steps * per_step) for steps in (done, done - 1))
         return now // every > before // every
+
+    @contextmanager
+    def _as_shown(self) -> Iterator[None]:
+        """Inside, the models are as previews and exports show them: averaged, without dropout."""
+        self._set_training(False)
+        try:
+            with self.accelerator.autocast(), self.shown.in_place(), self.ladder.drawing():
+                yield
+        finally:
+            self._set_training(True)
 
     def _set_training(self, on: bool) -> None:
         for part in self.base.parts.values():

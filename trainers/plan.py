@@ -25,6 +25,8 @@ def plan(spec: JobSpec) -> str:
     parts = outline(spec.data)
     found = sum(number for part, number in parts if not part.is_class)
     pictures = sum(part.repeats * number for part, number in parts if not part.is_class)
+    held_out = spec.validation.count_held_out(found)
+    pictures = round(pictures * (1 - min(1, held_out / max(1, found))))
     classes = spec.data.class_pictures + sum(number for part, number in parts if part.is_class)
     used, bucket_lines = _buckets(spec)
     schedule = spec.schedule
@@ -48,6 +50,7 @@ def plan(spec: JobSpec) -> str:
         f"pictures      {found} in {_place(spec.data)}, {shape}",
         *(_part_line(part, number) for part, number in parts if part.name),
         *bucket_lines,
+        *([f"held out      {held_out} pictures, to be measured"] if held_out else []),
         f"class         {classes} pictures" if classes else "class         none",
         f"length        {steps:,} steps, {epochs:.1f} passes over the pictures",
         f"batch         {schedule.batch_size} x {schedule.accumulate} accumulated",

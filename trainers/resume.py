@@ -13,7 +13,7 @@ from trainers.jobs import RunDir
 from trainers.spec import JobSpec
 
 # Changing these does not change what is learned.
-_HARMLESS_SECTIONS = frozenset({"preview", "save"})
+_HARMLESS_SECTIONS = frozenset({"preview", "save", "validation"})
 _HARMLESS_FIELDS = frozenset(
     {
         "model.device",
@@ -51,8 +51,9 @@ class Start:
         """Raise `InputError` if pictures or captions changed since the checkpoint."""
         if self.point and not self.fork and self.point.dataset != fingerprint:
             raise InputError(
-                "The pictures or captions have changed since the checkpoint at step "
-                f"{self.step}. Put them back, or pass --fork to go on with the new ones."
+                "The pictures, their captions or which are held out have changed since the "
+                f"checkpoint at step {self.step}. Put them back, or pass --fork to go on with the "
+                "new ones."
             )
 
 

@@ -32,6 +32,10 @@ from trainers.resume import Start
 from trainers.spec import JobSpec
 from trainers.stopping import StopRequested, StopSignal
 from trainers.teller import Teller
+from trainers.validation.choice import hold_out
+from trainers.validation.history import History
+from trainers.validation.validator import Validator
+from trainers.validation.watched import watch
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         torch.set_num_threads(spec.model.threads)
 
     # The pictures, and the base that encodes them
-    instances, classes = setup.find_pictures(spec, teller)
+    found, classes = setup.find_pictures(spec, teller)
+    instances, held_out = hold_out(spec.validation, found)
     placement = devices.choose(spec.model)
     accelerator = devices.make_accelerator(placement)
     if placement.device.type == "cpu":
@@ -121,6 +126,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     dataset = prepare.make_dataset(base, spec, instances, classes)
     start.check_dataset(dataset.fingerprint)
     dataset.fill(teller.counter("encode", "encoding pictures"))
+    watched = watch(base, spec, instances, held_out, classes, teller)
     if spec.data.cache != "off":
         base.free_vae_encoder()
 
@@ -137,7 +143,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         prompts = preview_prompts(spec, instances)
         previewer = Previewer(base, spec, prompts, side_px, run_dir.previews)
     prompt_cache = setup.cache_prompts(
-        base, spec, dataset, previewer, teller.counter("prompts", "encoding captions")
+        base, spec, dataset, previewer, teller.counter("prompts", "encoding captions"), watched
     )
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
@@ -162,14 +168,21 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         ),
         steps_per_epoch=order.batches_in_epochs(1) / spec.schedule.accumulate,
     )
+    validator = None
+    if watched:
+        history = History.of(start.point.validation if start.point else ())
+        validator = Validator(
+            spec, run_dir, teller, stop, base, handle, watched, side_px, history
+        )  # fmt: skip
     outputs = Outputs(
         spec, run_dir, teller, stop, base, handle, optimizer, trainer.shown,
-        accelerator, dataset, order, exporter, previewer, ladder,
+        accelerator, dataset, order, exporter, previewer, ladder, validator,
     )  # fmt: skip
     teller.events.write(
         "started",
         total_steps=total,
         pictures=len(instances),
+        held_out=len(held_out),
         class_pictures=len(classes),
         trainable=handle.trainable,
         base=base.name,
@@ -182,45 +195,45 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     )
 
     # The steps
-    if start.step == 0:
-        outputs.preview(0)
+    outputs.begin(start.step)
     stop.check()
-    stopped_at = _train(trainer, outputs, teller, stop, start.step, total)
-    if stopped_at is not None:
-        assert stop.requested is not None
-        path = outputs.checkpoint(stopped_at)
-        teller.events.write(
-            "stopped", step=stopped_at, signal=stop.requested.name, checkpoint=path.name
-        )
+    done = _train(trainer, outputs, teller, stop, start.step, total)
+    if done < total and stop.requested is not None:
+        path = outputs.checkpoint(done)
+        teller.events.write("stopped", step=done, signal=stop.requested.name, checkpoint=path.name)
         teller.reporter.say(
-            f"stopped after step {stopped_at}; go on with\n"
+            f"stopped after step {done}; go on with\n"
             f"python -m trainers.dreambooth_lora --output_dir {run_dir.path} --resume"
         )
         return Outcome(stop.exit_code)
-    adapter = outputs.finish(total)
+    stopped_early = outputs.why_stop() if done < total else ""
+    if stopped_early:
+        teller.note(f"Training ends at step {done} of {total}. {stopped_early}")
+    adapter = outputs.finish(done, stopped_early)
     teller.reporter.say(f"done in {duration(time.time() - started)}")
     return Outcome(0, adapter)
 
 
 def _train(
     trainer: Trainer, outputs: Outputs, teller: Teller, stop: StopSignal, start: int, total: int
-) -> int | None:
-    """Do the steps from `start` on; the number of steps done if a signal cut them short."""
+) -> int:
+    """Do the steps from `start` on; the number done, less than `total` if they were cut short."""
     trainer.set_training()
     teller.reporter.begin(start, total)
+    done = start
     try:
-        for step in range(start, total):
-            result = trainer.step(step)
+        while done < total and not outputs.why_stop():
+            result = trainer.step(done)
             teller.step(result)
             done = result.step
             if stop.requested is None and done < total:
                 outputs.after_step(done)
                 outputs.obey(done)
-            if stop.requested is not None and done < total:
-                return done
+            if stop.requested is not None:
+                break
     except InputError:
-        outputs.checkpoint(step)  # the adapter is finite: a bad step changes nothing
+        outputs.checkpoint(done)  # the adapter is finite: a bad step changes nothing
         raise
     finally:
         teller.reporter.end()
-    return None
+    return done

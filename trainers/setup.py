@@ -31,6 +31,7 @@ from trainers.progress import silence_libraries
 from trainers.spec import AdapterSpec, JobSpec
 from trainers.teller import Teller
 from trainers.unet_options import compile_unet, configure, recompute_activations
+from trainers.validation.watched import Watch
 
 
 def find_pictures(spec: JobSpec, teller: Teller) -> tuple[list[Picture], list[Picture]]:
@@ -216,6 +217,7 @@ def cache_prompts(
     dataset: Dataset,
     previewer: Previewer | None,
     on_progress: Callable[[int, int], None],
+    watch: Watch | None = None,
 ) -> KeptPrompts | None:
     """Every caption encoded once and the text encoder freed.
 
@@ -230,6 +232,10 @@ def cache_prompts(
         shown = prepare.keep_prompts(base, spec, previewer.prompts, on_progress)
         assert shown is not None
         previewer.keep_prompts(shown.rows)
+    if watch:
+        measured = prepare.keep_prompts(base, spec, watch.prompts, on_progress)
+        assert measured is not None
+        watch.encode = measured.rows
     base.free_text_encoders()
     return kept
 

@@ -23,9 +23,15 @@ from trainers.spec import DataSpec, JobSpec
 
 
 def make_dataset(
-    base: DiffusionBase, spec: JobSpec, instances: Sequence[Picture], classes: Sequence[Picture]
+    base: DiffusionBase,
+    spec: JobSpec,
+    instances: Sequence[Picture],
+    classes: Sequence[Picture],
+    visits: VisitRules | None = None,
 ) -> Dataset:
     """The pictures in their buckets, with a place for their latents.
+
+    visits: how visits to a picture differ; None is as the settings have it.
 
     Raises:
         InputError: pictures that are too small or can't be read, or settings without a bucket.
@@ -35,7 +41,7 @@ def make_dataset(
     return Dataset(
         place_in_buckets(instances, rules, masked=data.masked_loss),
         place_in_buckets(classes, rules, masked=data.masked_loss),
-        visit_rules(spec),
+        visits or visit_rules(spec),
         PictureEncoder(base, masked=data.masked_loss, max_megapixels=data.max_megapixels),
         open_store("latents", data),
         vae=_digest(base, data, (VAE,)),

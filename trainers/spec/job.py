@@ -11,6 +11,7 @@ from trainers.spec.model import ModelSpec
 from trainers.spec.objective import ObjectiveSpec
 from trainers.spec.optim import OptimSpec
 from trainers.spec.section import Section
+from trainers.spec.validation import ValidationSpec
 
 
 class JobSpec(Section):
@@ -23,6 +24,9 @@ class JobSpec(Section):
     optim: OptimSpec = Field(default_factory=OptimSpec, description="Optimizer")
     schedule: ScheduleSpec = Field(
         default_factory=lambda: ScheduleSpec(steps=1500), description="Length and batches"
+    )
+    validation: ValidationSpec = Field(
+        default_factory=ValidationSpec, description="Validation, and when to stop"
     )
     preview: PreviewSpec = Field(default_factory=PreviewSpec, description="Previews")
     save: SaveSpec = Field(default_factory=SaveSpec, description="Saving")
