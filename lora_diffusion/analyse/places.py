@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lora_diffusion.composition.blocks import blocks_of
 from lora_diffusion.keys import UNET, LayerKey
 
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(.+)|(mid)_block\.(.+)")
@@ -42,8 +43,8 @@ class Place:
 
     Attributes:
         panel: `attention`, `convolutions`, `text encoder`, `text encoder 2` or `others`.
-        block: as the block patterns of weights and targets call it: `down.1`, `mid`, `up.0`; the
-            part's name for text encoders, the layer's first name for the rest.
+        block: as weights call it: `down.1`, `mid`, `up.0`, `conv_in`, `conv_out`, `time`; for text
+            encoders the part's name.
         row: `down.1 att 0`.
         column: `cross k`.
     """
@@ -63,7 +64,7 @@ def place_of(key: LayerKey) -> Place:
         return Place(panel, key.part, f"layer {number}".strip(), _SHORT.get(leaf, leaf))
     in_block = _BLOCK.fullmatch(key.path)
     if in_block is None:
-        return Place("others", key.path.split(".")[0], key.path, "weight")
+        return Place("others", blocks_of(key.path)[0], key.path, "weight")
     side, number, rest, mid, mid_rest = in_block.groups()
     block = mid or f"{side}.{number}"
     unit = _UNIT.fullmatch(rest or mid_rest)

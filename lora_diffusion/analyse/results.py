@@ -27,7 +27,7 @@ class Layer:
         part, path: its `LayerKey`.
         shape: of the base's weight.
         rank: r as stored.
-        norm: Frobenius norm of the update at the adapter's weight.
+        norm: Frobenius norm of the update at the adapter's weights.
         share: norm / |W0|; None without a base.
         effective_rank: see `svd.effective_rank`.
         values: singular values at weight 1, the strongest `VALUES_KEPT`.
@@ -58,7 +58,7 @@ class Adapter:
     Attributes:
         file, name: as given; the name is the file's stem, made unique.
         kind, arch: of it.
-        weight: at which it was analysed.
+        weights: at which it was analysed, as `composition.weights` writes them.
         layers: in the file's order.
         notes: what was assumed.
     """
@@ -67,7 +67,7 @@ class Adapter:
     name: str
     kind: str
     arch: str
-    weight: float
+    weights: str
     layers: tuple[Layer, ...]
     notes: tuple[str, ...] = ()
 

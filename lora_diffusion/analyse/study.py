@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from lora_diffusion.analyse.amplification import amplify
 from lora_diffusion.analyse.results import Analysis, MetLayer, Pair, Subspaces
 from lora_diffusion.analyse.subspace import meet, orthonormal_rows, similarity
 from lora_diffusion.analyse.svd import Directions, directions, effective_rank
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.factors import DoRAFactors, Factors, LoRAFactors
 from lora_diffusion.formats.dialect import kind_of
@@ -32,11 +33,11 @@ OnLayer = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """An adapter to look at: its file, what is in it, and its weight."""
+    """An adapter to look at: its file, what is in it, and its weights."""
 
     path: Path
     file: AdapterFile
-    weight: float = 1.0
+    weights: Weights = field(default_factory=Weights)
 
 
 def analyse(
@@ -80,12 +81,12 @@ def analyse(
             _check_shape(one, key, factors, weight, here)
             update = directions(factors, weight)
             here[index] = factors, update
-            found[index].append(_layer(key, factors, update, weight, one.weight))
+            found[index].append(_layer(key, factors, update, weight, one.weights.of(key)))
             if weight is not None and len(update.values):
                 row = amplify(update, weight, factors.rank)
                 amplified.append(results.Amplified(names[index], key.part, key.path, **vars(row)))
         for first, second in combinations(sorted(here), 2):
-            weights = given[first].weight, given[second].weight
+            weights = given[first].weights.of(key), given[second].weights.of(key)
             met[first, second].append(_meet(key, here[first][1], here[second][1], weights))
             phi[(first, second), "update"].add(
                 here[first][1].right[:PHI_SIDE], here[second][1].right[:PHI_SIDE]
@@ -101,7 +102,7 @@ def analyse(
             name=name,
             kind=kind_of((f.kind, f.weight_shape) for f in one.file.layers.values()),
             arch=one.file.arch,
-            weight=one.weight,
+            weights=str(one.weights),
             layers=tuple(own),
             notes=_notes(one.file, base_weights is not None),
         )

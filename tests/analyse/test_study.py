@@ -14,6 +14,7 @@ from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.analyse import results
 from lora_diffusion.analyse.pictures import draw_all
 from lora_diffusion.analyse.study import Given, analyse
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError
 from lora_diffusion.factors import LoRAFactors
 from lora_diffusion.keys import LayerKey
@@ -32,7 +33,7 @@ def on_axes(*axes: int, strength: float = 1.0) -> LoRAFactors:
 
 
 def given(name: str, layers: dict[LayerKey, LoRAFactors], weight: float = 1.0) -> Given:
-    return Given(Path(f"{name}.safetensors"), AdapterFile("sd15", layers), weight)
+    return Given(Path(f"{name}.safetensors"), AdapterFile("sd15", layers), Weights(weight))
 
 
 FIRST = given("first", {UP: on_axes(0, 1, strength=5), DOWN: on_axes(4), TEXT: on_axes(7)})
@@ -64,12 +65,19 @@ def test_interference_is_where_directions_are_shared_and_the_loser_less_is_named
 
 
 def test_a_weight_scales_norms_and_a_negative_one_turns_the_cosine():
-    found = analyse([FIRST, replace(SECOND, weight=-0.5)])
+    found = analyse([FIRST, replace(SECOND, weights=Weights(-0.5))])
     whole = analyse([FIRST, SECOND])
     assert found.adapters[1].norm == pytest.approx(whole.adapters[1].norm / 2)
     up, before = found.pairs[0].layers[1], whole.pairs[0].layers[1]
     assert (up.cosine, before.cosine) == pytest.approx((-1, 1))
     assert up.strength == pytest.approx(before.strength / 2)
+
+
+def test_a_block_turned_down_interferes_less():
+    turned_down = replace(SECOND, weights=Weights.parse("1,up.1=0.25"))
+    assert analyse([FIRST, turned_down]).adapters[1].weights == "1,up.1=0.25"
+    up = analyse([FIRST, turned_down]).pairs[0].layers[1]
+    assert up.strength == pytest.approx(analyse([FIRST, SECOND]).pairs[0].layers[1].strength / 4)
 
 
 def test_strangers_hardly_meet():

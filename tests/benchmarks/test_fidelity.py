@@ -14,6 +14,7 @@ from assets.demo_making.scenes import SPARE_WORDS
 from benchmarks.fidelity import validation
 from benchmarks.fidelity.character import CHARACTER, SECOND, Character, ideal_parts, likeness
 from benchmarks.fidelity.ink import read_drawing
+from benchmarks.fidelity.judge import composition
 from benchmarks.fidelity.measure import Tally, adapters_on, drawer, others_right
 from benchmarks.fidelity.pair import read_halves
 from benchmarks.fidelity.pixels import box_of, reached_from_border
@@ -166,3 +167,15 @@ def test_adapters_leave_no_trace(base: DiffusionBase, tmp_path: Path) -> None:
     (after,) = drawer(base)(prompt, 0)
     assert changed.tobytes() != before.tobytes()
     assert after.tobytes() == before.tobytes()
+
+
+def test_the_judge_of_a_weight_search_orders_mixes_plain_characters_and_scenes():
+    mixes = validation.drawn_mixes(6, seed=3)
+    plain = validation.drawn_characters(6, seed=3)
+    scores = [
+        composition([p for p, _ in pairs], [f"a creature on a {b} background" for _, b in pairs])
+        for pairs in (mixes, plain, validation.drawn_scenes(6, seed=3))
+    ]
+    assert scores[0] > 0.95
+    assert scores[0] > scores[1] + 0.5
+    assert 0 <= scores[2] < 0.2

@@ -31,7 +31,7 @@ def test_json_pictures_and_words(adapters, tmp_path, capsys):
     assert main([*argv, "--layers", "mid", "--out", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [a["name"] for a in told["adapters"]] == ["lora", "dora"]
-    assert told["adapters"][1]["weight"] == 0.5
+    assert told["adapters"][1]["weights"] == "0.5"
     assert set(told["adapters"][0]["blocks"]) == {"mid"}
     assert told["amplification"] and told["pairs"][0]["advice"]
     assert all(Path(path).exists() for path in told["pictures"])

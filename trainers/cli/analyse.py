@@ -1,4 +1,4 @@
-"""`lora-diffusion analyse FILE[:WEIGHT] … [--base PATH]`: what is in adapters, how they meet."""
+"""`lora-diffusion analyse FILE[:WEIGHTS] … [--base PATH]`: what is in adapters, how they meet."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ RESULT = "analysis.json"
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
-        metavar="FILE[:WEIGHT]",
+        metavar="FILE[:WEIGHTS]",
         nargs="+",
-        type=Weighted.parse,
-        help="adapters; with several, every two are compared, at these weights (default 1)",
+        help="adapters; with several, every two are compared, at weights such as 0.8 or 0.8,up.1=0",
     )
     parser.add_argument(
         "--base",
@@ -49,10 +48,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from lora_diffusion.analyse.study import Given, analyse
+    from lora_diffusion.composition.weights import split_weight
     from lora_diffusion.files import write_text
     from lora_diffusion.formats import load_adapter
 
-    given = [Given(each.path, load_adapter(each.path), each.weight) for each in arguments.files]
+    named = [split_weight(text) for text in arguments.files]
+    given = [Given(Path(path), load_adapter(path), weights) for path, weights in named]
     weights = _base_weights(arguments.base) if arguments.base else None
     found = analyse(
         given,

@@ -14,7 +14,17 @@ from typing import NoReturn
 
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
-from trainers.cli import analyse, caption, convert, doctor, generate, inspect, probe, verify
+from trainers.cli import (
+    analyse,
+    caption,
+    convert,
+    doctor,
+    generate,
+    inspect,
+    probe,
+    search_weights,
+    verify,
+)
 from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
@@ -26,6 +36,7 @@ VERBS: tuple[Verb, ...] = (
     generate.VERB,
     inspect.VERB,
     probe.VERB,
+    search_weights.VERB,
     verify.VERB,
 )
 
