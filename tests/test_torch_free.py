@@ -28,6 +28,7 @@ TORCH_FREE = [
     "trainers.plan",
     "trainers.planner.estimate",
     "trainers.planner.savings",
+    "trainers.planner.probe",
     "lora_diffusion.families.outline",
     "trainers.dreambooth_lora",
     "trainers.cli.main",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -76,6 +76,16 @@ class Batch:
         """As few and as even parts as can be, of at most so many rows."""
         ends = list(accumulate(split_evenly(len(self), rows)))
         return [self.part(slice(start, end)) for start, end in pairwise([0, *ends])]
+
+
+class BatchSource(Protocol):
+    """Where a step's batches come from."""
+
+    def make(self, micro: int) -> Batch:
+        """The `micro`-th batch (from 0), its pictures all of one size."""
+
+    def names(self, micro: int) -> list[str]:
+        """The names of its pictures."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
 
 PROGRAM = "python -m trainers.dreambooth_lora"
-_OWN_OPTIONS = ("preset", "config", "output_dir", "run", "resume", "fork", "plan", "help")
+_OWN_OPTIONS = ("preset", "config", "output_dir", "run", "resume", "fork", "plan", "probe", "help")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Invocation:
     resume: bool
     fork: bool
     plan: bool
+    probe: bool
     notes: tuple[str, ...] = ()
 
 
@@ -49,6 +50,13 @@ def main(argv: list[str] | None = None) -> int:
             from trainers.plan import plan
 
             print(plan(invocation.spec))
+            if invocation.probe:
+                from trainers.planner.probe import probe
+
+                measured = probe(
+                    invocation.spec, on_progress=lambda text: print(text, file=sys.stderr)
+                )
+                print("\n".join(measured.lines()))
             return 0
         with StopSignal() as stop:
             from trainers.run import run  # seconds of imports, during which a signal may come
@@ -93,6 +101,8 @@ def parse(argv: list[str]) -> Invocation:
     own = parser.parse_args(argv)
     layers: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
+    if own.probe and not own.plan:
+        raise InputError("--probe measures what --plan estimates: give both.")
     if own.run is not None:
         if own.preset or own.config:
             raise InputError("--run takes its settings from the run folder: leave out --preset.")
@@ -113,7 +123,7 @@ def parse(argv: list[str]) -> Invocation:
         layers.append(imported.layer)
         notes = imported.notes
     layers.append({name: options[name] for name in options if name in JobSpec.model_fields})
-    return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan, notes)
+    return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan, own.probe, notes)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     where.add_argument("--fork", action="store_true", help="let a resumed run change course")
     where.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    where.add_argument(
+        "--probe", action="store_true", help="with --plan: also do two steps and measure them"
+    )
     return parser
 
 

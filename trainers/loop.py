@@ -17,7 +17,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.injection import AdapterHandle
 from trainers.averaging import ShownWeights
-from trainers.batch import Batch, Batches
+from trainers.batch import Batch, BatchSource
 from trainers.devices import peak_bytes
 from trainers.diffusion import NoiseSchedule
 from trainers.lr_schedule import lr_factor
@@ -67,7 +67,7 @@ class Trainer:
         total_steps: int,
         base: DiffusionBase,
         handle: AdapterHandle,
-        batches: Batches,
+        batches: BatchSource,
         accelerator: Accelerator,
         optimizer: torch.optim.Optimizer,
         cached_prompts: Mapping[str, Conditioning] | None,

@@ -117,7 +117,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     accelerator = devices.make_accelerator(placement)
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
-    base = setup.open_base(spec, placement, teller)
+    base = setup.open_base(spec, placement, teller.phase)
     if spec.data.cache == "disk" and spec.trains_text:
         teller.note("The text encoder trains, so captions are encoded at each step, not cached.")
     begin = None if start.point else setup.read_start(base, spec.adapter)

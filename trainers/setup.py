@@ -59,11 +59,16 @@ def find_pictures(spec: JobSpec, teller: Teller) -> tuple[list[Picture], list[Pi
     return instances, [picture for picture in report.pictures if picture.is_class]
 
 
-def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> DiffusionBase:
-    """The base model where and how the settings want it."""
+def open_base(
+    spec: JobSpec, placement: devices.Placement, on_phase: Callable[[str, str], None]
+) -> DiffusionBase:
+    """The base model where and how the settings want it.
+
+    on_phase: called with a phase's name and what is being done.
+    """
     model = spec.model
     silence_libraries()
-    teller.phase("load", f"loading {model.base}")
+    on_phase("load", f"loading {model.base}")
     staged = model.low_memory and not spec.data.class_pictures  # drawing those takes all of it
     base = load_base(
         model.base,
@@ -75,7 +80,7 @@ def open_base(spec: JobSpec, placement: devices.Placement, teller: Teller) -> Di
         zero_snr=model.zero_snr,
         clip_skip=model.clip_skip,
         put_off=() if staged else prepare.put_off(spec),
-        on_progress=lambda text: teller.phase("load", text),
+        on_progress=lambda text: on_phase("load", text),
     )
     if staged:
         base.vae.to(placement.device)
