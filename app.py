@@ -30,6 +30,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, metavar="DIR", default=_HERE / "runs", help="where runs are kept"
     )
+    parser.add_argument(
+        "--adapters", type=Path, metavar="DIR", help="the library: a folder of adapters to compose"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser.parse_args(argv)
 
@@ -53,6 +56,8 @@ def _open(options: argparse.Namespace) -> int:
         raise InputError(f"--port {options.port}: must be between 1 and 65535.")
     if options.models is not None and not options.models.is_dir():
         raise InputError(f"--models {printable(options.models)}: there is no such folder.")
+    if options.adapters is not None and not options.adapters.is_dir():
+        raise InputError(f"--adapters {printable(options.adapters)}: there is no such folder.")
     try:
         options.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,7 +70,11 @@ def _open(options: argparse.Namespace) -> int:
 
     listening = listen(options.host, options.port)
     access = Access(options.host, listening.getsockname()[1], options.password)
-    context = open_context(options.runs.resolve(), options.models and options.models.resolve())
+    context = open_context(
+        options.runs.resolve(),
+        options.models and options.models.resolve(),
+        options.adapters and options.adapters.resolve(),
+    )
     try:
         gate = secured(context, access)
         print(f"Studio: {access.url}", flush=True)

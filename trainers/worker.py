@@ -4,7 +4,8 @@ It reads one JSON object a line from standard input and answers on standard outp
 
 | it reads | fields |
 | --- | --- |
-| `draw` | `base`, `adapters`: `[{file, weight}]`, `prompt`, `negative`, `seed`, `sampler`, |
+| `draw` | `base`, `adapters`: `[{file, weights, mask, prompt}]` (`mask`: a PNG, white where it |
+| | acts; `prompt`: what is drawn there), `prompt`, `negative`, `seed`, `sampler`, |
 | | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write; how the |
 | | base is read, as in a run's settings: `tokenizer`, `prediction`, `zero_snr`, `clip_skip` |
 
@@ -31,12 +32,13 @@ from typing import Any, Literal, TextIO
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lora_diffusion import attach, load, load_base
+from lora_diffusion import load_base
+from lora_diffusion.composition.live import Composition, compose
+from lora_diffusion.composition.regions import Region, read_mask
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.files import replace_atomically
-from lora_diffusion.generate import PictureSpec, draw
-from lora_diffusion.injection import AdapterHandle
+from lora_diffusion.generate import PictureSpec
 from trainers.devices import choose
 from trainers.spec import ModelSpec
 
@@ -46,12 +48,19 @@ Reply = Callable[[dict[str, Any]], None]
 
 
 class Weighted(BaseModel):
-    """An adapter file and its weight."""
+    """An adapter file, its weights as `Weights.parse` takes them, and where it acts."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     file: str
-    weight: float = Field(1.0, ge=-4, le=4, allow_inf_nan=False)
+    weights: str = Field("1", max_length=2_000)
+    mask: Path | None = None
+    prompt: str | None = Field(None, max_length=10_000)
+
+    @property
+    def place(self) -> str | None:
+        """A name for where it acts; adapters with equal masks and prompts share one."""
+        return None if self.mask is None else json.dumps([str(self.mask), self.prompt])
 
 
 class DrawRequest(BaseModel):
@@ -91,8 +100,8 @@ class Studio:
     def __init__(self) -> None:
         self._base: DiffusionBase | None = None
         self._model = ModelSpec()
-        self._attached: OrderedDict[tuple[str, int], AdapterHandle] = OrderedDict()
-        self._names = 0
+        self._composition: Composition | None = None
+        self._names: OrderedDict[tuple[str, int], str] = OrderedDict()
 
     def draw(self, request: DrawRequest, reply: Reply) -> list[str]:
         """Draw and write one picture.
@@ -100,8 +109,8 @@ class Studio:
         Raises:
             InputError: a base, an adapter or a setting that can't be used.
         """
-        base = self._open(request.model(), reply)
-        self._weigh(base, request.adapters)
+        base, composition = self._open(request.model(), reply)
+        self._weigh(composition, request.adapters)
         side_px = request.size_px or base.native_size_px
         picture = PictureSpec(
             prompt=request.prompt,
@@ -117,16 +126,16 @@ class Studio:
         def on_step(done: int, total: int) -> None:
             reply({"event": "progress", "text": "Drawing", "share": done / max(1, total)})
 
-        image = draw(base, [picture], on_step=on_step)[0]
+        image = composition.draw([picture], on_step=on_step)[0]
         replace_atomically(request.out, lambda path: image.save(path, "PNG"))
         return [str(request.out)]
 
-    def _open(self, model: ModelSpec, reply: Reply) -> DiffusionBase:
-        if self._base is not None and self._model == model:
-            return self._base
+    def _open(self, model: ModelSpec, reply: Reply) -> tuple[DiffusionBase, Composition]:
+        if self._base is not None and self._composition is not None and self._model == model:
+            return self._base, self._composition
         reply({"event": "progress", "text": "Opening the base model", "share": 0.0})
-        self._attached.clear()
-        self._base = None  # freed before the next one is read
+        self._names.clear()
+        self._base = self._composition = None  # freed before the next one is read
         placement = choose(model)
         self._base = load_base(
             model.base,
@@ -137,33 +146,34 @@ class Studio:
             zero_snr=model.zero_snr,
             clip_skip=model.clip_skip,
         )
-        self._model = model
-        return self._base
+        self._model, self._composition = model, compose(self._base)
+        return self._base, self._composition
 
-    def _weigh(self, base: DiffusionBase, wanted: Iterable[Weighted]) -> None:
-        """Attach what is new, set the weights, and switch the rest off."""
-        for handle in self._attached.values():
-            handle.enabled = False
+    def _weigh(self, composition: Composition, wanted: Iterable[Weighted]) -> None:
+        """Put on what is new, weigh and place it, and let the rest rest."""
+        for name in composition.names:
+            composition.set_region(name, None)
+            composition.set_weights(name, 0.0)
         for adapter in wanted:
-            handle = self._handle(base, Path(adapter.file))
-            handle.enabled = True
-            handle.scale = adapter.weight
-        while len(self._attached) > MAX_ATTACHED:
-            _, oldest = self._attached.popitem(last=False)
-            oldest.remove()
+            name = self._name_of(composition, Path(adapter.file))
+            composition.set_weights(name, adapter.weights)
+            if adapter.mask is not None and adapter.place is not None:
+                region = Region(adapter.place, read_mask(adapter.mask), adapter.prompt)
+                composition.set_region(name, region)
+        while len(self._names) > MAX_ATTACHED:
+            _, oldest = self._names.popitem(last=False)
+            composition.remove(oldest)
 
-    def _handle(self, base: DiffusionBase, file: Path) -> AdapterHandle:
+    def _name_of(self, composition: Composition, file: Path) -> str:
+        """What the composition calls an adapter; one that is not on it is put on at 0."""
         try:
             key = (str(file), file.stat().st_mtime_ns)
         except OSError:
             raise InputError(f"{printable(file.name)}: is gone. Choose another adapter.") from None
-        if key not in self._attached:
-            self._names += 1
-            self._attached[key] = attach(
-                base.parts, load(file, base.shapes()), name=f"try_{self._names}"
-            )
-        self._attached.move_to_end(key)
-        return self._attached[key]
+        if key not in self._names:
+            self._names[key] = composition.add(file, 0.0)
+        self._names.move_to_end(key)
+        return self._names[key]
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:

@@ -19,6 +19,7 @@ class Context:
 
     runs: Path
     models: Path | None
+    adapters: Path
     shelf: Shelf
     followers: Followers
     drawer: Drawer
@@ -33,11 +34,16 @@ class Context:
         self.uploads.close()
 
 
-def open_context(runs: Path, models: Path | None) -> Context:
-    """A fresh context; nothing is started before it is needed."""
+def open_context(runs: Path, models: Path | None, adapters: Path | None = None) -> Context:
+    """A fresh context; nothing is started before it is needed.
+
+    Args:
+        adapters: the library folder; None is `adapters` beside the runs.
+    """
     return Context(
         runs=runs,
         models=models,
+        adapters=adapters or runs.parent / "adapters",
         shelf=Shelf(),
         followers=Followers(runs),
         drawer=Drawer(),

@@ -28,11 +28,19 @@ OnProgress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class WeightedFile:
-    """An adapter file, how strongly it counts, and when it was written."""
+    """An adapter file, how strongly it counts, when it was written, and where it acts.
+
+    Attributes:
+        weights: as `composition.weights.Weights` writes them.
+        mask: a PNG, white where it acts; None is the whole picture.
+        prompt: what is drawn there; None is the picture's own prompt.
+    """
 
     file: str
-    weight: float
+    weights: str
     modified_ns: int
+    mask: str | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Drawer:
             known = self._done.get(drawing)
             if known is not None and known.is_file():
                 return known
-            out = self._scratch() / f"{len(self._done)}.png"
+            out = self.scratch() / f"{len(self._done)}.png"
             self._ask({"op": "draw", **asdict(drawing), "out": str(out)}, on_progress)
             self._done[drawing] = out
             return out
@@ -124,7 +132,7 @@ class Drawer:
         if self._process is not None and self._process.poll() is None:
             return self._process
         on_progress("Starting the drawing process", 0.0)
-        with (self._scratch() / "worker.log").open("ab") as log:
+        with (self.scratch() / "worker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trainers.worker"],
                 stdin=subprocess.PIPE,
@@ -138,14 +146,15 @@ class Drawer:
             )
         return self._process
 
-    def _scratch(self) -> Path:
+    def scratch(self) -> Path:
+        """A folder for files of this launch; `close` removes it."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="lora-studio-"))
         return self._folder
 
     def _last_words(self) -> str:
         try:
-            lines = (self._scratch() / "worker.log").read_text("utf-8", "replace").split("\n")
+            lines = (self.scratch() / "worker.log").read_text("utf-8", "replace").split("\n")
         except OSError:
             lines = []
         spoken = [printable(line, 200) for line in lines if line.strip()]

@@ -17,13 +17,13 @@ from ui.follow import Follower
 
 _ENDING_SECONDS = 15.0
 DEMO_PRESET = "demo-character"
-_MOUNT = "Studio.mountRuns(element, server, trigger, {own: 'own', tryit: 'tryit'})"
+_MOUNT = "Studio.mountRuns(element, server, trigger, {own: 'own'})"
 
 Json = dict[str, Any]
 
 
 def build(context: Context) -> gr.HTML:
-    """The tab's only element. It fires `own` (train on own pictures) and `tryit` (with a run)."""
+    """The tab's only element. It fires `own`: train on own pictures."""
     return gr.HTML(
         html_template='<div class="st st-runs"></div>',
         js_on_load=_MOUNT,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ui import runs_tab, train_tab, try_tab
+from ui import runs_tab, train_tab
+from ui.compose import tab as compose_tab
 from ui.context import Context
 
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
-HEAD = '<link rel="stylesheet" href="/studio/static/studio.css">' + "".join(
+HEAD = "".join(
+    f'<link rel="stylesheet" href="/studio/static/{name}.css">' for name in ("studio", "compose")
+) + "".join(
     f'<script defer src="/studio/static/{name}.js"></script>'
-    for name in ("studio", "chart", "runs", "forms")
+    for name in ("studio", "chart", "runs", "forms", "compose", "compose_sheets")
 )
 _HEADER = """
 <header class="st st-header">
@@ -58,8 +61,7 @@ def build(context: Context) -> gr.Blocks:
                 train = train_tab.build(context)
             with gr.Tab("Runs", id="runs"):
                 runs = runs_tab.build(context)
-            with gr.Tab("Try", id="try") as try_opened:
-                trial = try_tab.build(context)
+            with gr.Tab("Compose", id="compose"):
+                compose_tab.build(context)
         train_tab.connect(train, runs)
-        try_tab.connect(trial, try_opened, runs, context)
     return page

@@ -53,7 +53,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_weights_adapters_and_the_base_alone(tmp_path, adapter):
     def weighted(weight: float) -> list[dict[str, Any]]:
-        return [{"file": str(adapter), "weight": weight}]
+        return [{"file": str(adapter), "weights": f"{weight:g}"}]
 
     names = ("base", "whole", "none", "again")
     base, whole, none, again = (tmp_path / f"{name}.png" for name in names)
@@ -82,6 +82,28 @@ def test_the_base_is_read_as_the_run_read_it(tmp_path):
     assert np.array_equal(plain, again)
 
 
+def test_an_adapter_acts_where_its_mask_is_white(tmp_path, adapter):
+    def placed(colour: int, **more: Any) -> list[dict[str, Any]]:
+        mask = tmp_path / f"{colour}.png"
+        Image.new("L", (64, 64), colour).save(mask)
+        return [{"file": str(adapter), "weights": "1,text=0", "mask": str(mask), **more}]
+
+    names = ("base", "nowhere", "everywhere", "whole", "other")
+    base, nowhere, everywhere, whole, other = (tmp_path / f"{name}.png" for name in names)
+    said = answers(
+        request(base),
+        request(nowhere, adapters=placed(0)),
+        request(everywhere, adapters=placed(255)),
+        request(whole, adapters=[{"file": str(adapter), "weights": "1,text=0"}]),
+        request(other, adapters=placed(255, prompt="a blue star")),
+    )
+    assert [reply["event"] for reply in said] == ["done"] * 5
+    assert np.abs(pixels(nowhere) - pixels(base)).max() <= 1
+    assert np.abs(pixels(whole) - pixels(base)).mean() > 1
+    assert np.abs(pixels(everywhere) - pixels(base)).mean() > 1
+    assert np.abs(pixels(everywhere) - pixels(other)).mean() > 1
+
+
 def test_what_it_cannot_do_is_a_sentence_and_the_next_request_is_drawn(tmp_path, adapter):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no adapter")
@@ -91,7 +113,7 @@ def test_what_it_cannot_do_is_a_sentence_and_the_next_request_is_drawn(tmp_path,
         request(out, base="/no/such/base"),
         request(out, adapters=[{"file": str(broken)}]),
         request(out, adapters=[{"file": str(tmp_path / "gone.safetensors")}]),
-        request(out, adapters=[{"file": str(adapter), "weight": 1e9}]),
+        request(out, adapters=[{"file": str(adapter), "weights": "1e9"}]),
         request(out, size_px=63),
         request(out, sampler="magic"),
         request(out),

@@ -142,30 +142,21 @@ def _reload_adopts(page: Page, runs: Path) -> None:
 
 
 def _try_it(page: Page) -> None:
-    page.get_by_role("button", name="Try it").click()
-    expect(page.locator("#st-adapter input")).to_have_value("quick", timeout=10_000)
-    expect(page.locator("#st-prompt textarea")).to_have_value(re.compile("sks"))
-    page.get_by_role("button", name="Draw").click()
-    after = page.locator(".st-after img")
-    expect(after).to_be_visible(timeout=180_000)
-    expect(page.locator("#st-result figcaption").nth(1)).to_contain_text("quick at 1")
-    first = after.get_attribute("src")
-    before = page.locator("#st-result figure").first.locator("img").get_attribute("src")
-    assert first != before
-
-    slider = page.get_by_label(re.compile("range slider for Weight"))
-    slider.fill("0")
-    slider.dispatch_event("pointerup")
-    page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#st-result figcaption").nth(1)).to_contain_text(
-        "quick at 0", timeout=180_000
-    )
+    page.get_by_role("button", name="Try in Compose").click()
+    expect(page.locator(".st-mix b")).to_have_text("quick", timeout=20_000)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("sks"))
+    picture = page.locator(".st-frame img[data-before]")
+    expect(picture).to_be_visible(timeout=180_000)
+    drawn = picture.get_attribute("src")
+    assert drawn != picture.get_attribute("data-before")
+    page.get_by_label("Weight, exact").fill("0")
+    expect(picture).not_to_have_attribute("src", drawn or "", timeout=180_000)
     same = page.evaluate(
         """async () => {
-          const pictures = [...document.querySelectorAll("#st-result img")];
-          const bytes = await Promise.all(pictures.map(async (p) =>
-            new Uint8Array(await (await fetch(p.src)).arrayBuffer()).join()));
-          return bytes.length === 2 && bytes[0] === bytes[1];
+          const picture = document.querySelector(".st-frame img[data-before]");
+          const bytes = await Promise.all([picture.src, picture.dataset.before].map(async (url) =>
+            new Uint8Array(await (await fetch(url)).arrayBuffer()).join()));
+          return bytes[0] === bytes[1];
         }"""
     )
     assert same, "at weight 0 both pictures must be the base's"
@@ -198,7 +189,7 @@ def test_every_screen(
             page.locator(f'.st-card-button[data-run="{name}"]').click()
             expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
             _sound(page, shots / f"{name}.png")
-        for tab in ("Train", "Try"):
+        for tab in ("Train", "Compose"):
             page.get_by_role("tab", name=tab).click()
             page.wait_for_timeout(600)
             _sound(page, shots / f"{tab}.png")
@@ -283,8 +274,8 @@ def test_names_prompts_and_logs_are_text(browser: Browser, runs: Path, tmp_path:
         expect(page.locator(".st-thumbs figcaption")).to_contain_text("onerror=alert(1)")
         page.locator('[id="st-tabs"]').get_by_role("tab", name="Runs").click()
         page.locator('[data-run="done"]').click()
-        page.get_by_role("button", name="Try it").click()
-        expect(page.locator("#st-prompt textarea")).to_have_value(nasty)
+        page.get_by_role("button", name="Try in Compose").click()
+        expect(page.locator(".st-adapter")).to_contain_text("done")
         page.wait_for_timeout(500)
         context.close()
         watch.check()

@@ -1,4 +1,4 @@
-// Small helpers of the Train and Try tabs.
+// Small helpers of the Train tab.
 "use strict";
 (() => {
   const { h } = window.Studio;
@@ -22,18 +22,6 @@
         h("pre", { class: "st-command", tabindex: "0" }, text)));
     window.Studio.copy(text, button);
   }
-
-  // Try: hold B over the result to see the base alone.
-  window.Studio.mountTry = (element) => {
-    window.Studio.onKey((event, free) => {
-      if (window.Studio.currentTab() !== "try" || event.key !== "b") return;
-      const image = element.querySelector(".st-after img");
-      if (!image) return;
-      if (!image.dataset.after) image.dataset.after = image.getAttribute("src");
-      if (event.type === "keydown" && free && !event.repeat) image.src = image.dataset.before;
-      if (event.type === "keyup") image.src = image.dataset.after;
-    });
-  };
 
   // What is wrong stands under its field; after Start the focus goes to the first of them.
   const FIELDS = ["preset", "pictures", "folder", "base", "name", "trigger", "steps", "rank", "lr"];

@@ -243,7 +243,7 @@
       }
       if (view.adapter) {
         list.push(
-          h("button", { class: "st-button st-primary", type: "button", onclick: () => { trigger(events.tryit, { run: view.id }); window.Studio.openTab("try"); } }, "Try it"),
+          h("button", { class: "st-button st-primary", type: "button", onclick: () => { window.Studio.composeAdd(`run/${view.id}`); } }, "Try in Compose"),
           h("a", { class: "st-button", href: view.adapter.url, download: view.adapter.name, title: view.adapter.name }, `Download · ${view.adapter.size}`));
       }
       parts.buttons.replaceChildren(...list);

@@ -116,7 +116,7 @@
     ["?", "this list"],
     ["Ctrl + Enter", "start, draw: the main button"],
   ];
-  const mainButtons = { train: "#st-start", try: "#st-draw" };
+  const mainButtons = { train: "#st-start", compose: "#st-draw" };
   Studio.nameKey = (key, does) => keyList.push([key, does]);
   Studio.mainButton = (tab, selector) => (mainButtons[tab] = selector);
 

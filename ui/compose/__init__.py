@@ -1,0 +1,1 @@
+"""The Compose tab: adapters chosen, weighed, drawn with, compared, folded and exported."""
