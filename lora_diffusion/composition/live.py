@@ -342,14 +342,18 @@ def compose(
     return composition
 
 
-def check(source: Source, shapes: Mapping[LayerKey, tuple[int, ...]]) -> None:
-    """Refuse an adapter that can't be used on a base with layers of `shapes`, in bounded memory.
+def check(source: Source, shapes: Mapping[LayerKey, tuple[int, ...]] | None) -> None:
+    """Refuse an adapter that can't be used, in bounded memory.
+
+    Args:
+        shapes: weight shape of each layer of the base, if it is known.
 
     Raises:
         AdapterFileError (an InputError): as `compose`.
     """
     if isinstance(source, AdapterFile):
-        check_fits(source, shapes)
+        if shapes is not None:
+            check_fits(source, shapes)
         for key, factors in source.layers.items():
             if not all(torch.isfinite(tensor).all() for tensor in factors.tensors().values()):
                 raise InputError(f"The adapter's layer {key} holds NaN or infinite numbers.")

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -74,15 +75,22 @@ def read_tensors(path: str | Path, header: Header) -> dict[str, Tensor]:
         AdapterFileError: a tensor holds NaN or infinity, or the file changed since.
         OSError: the file cannot be read.
     """
-    tensors = {}
     with Path(path).expanduser().open("rb") as file:
-        for name, entry in header.tensors.items():
-            data = read_entry(file, header, entry)
-            if has_non_finite(data, entry.dtype):
-                refuse_non_finite(header, name)
-            flat = torch.frombuffer(data, dtype=_TORCH_DTYPES[entry.dtype])
-            tensors[name] = flat.reshape(entry.shape)
-    return tensors
+        return {name: read_tensor(file, header, name) for name in header.tensors}
+
+
+def read_tensor(file: BinaryIO, header: Header, name: str) -> Tensor:
+    """One tensor of the opened `file`, as `read_tensors` reads them.
+
+    Raises:
+        AdapterFileError: it holds NaN or infinity, or the file changed since.
+        OSError: the file cannot be read.
+    """
+    entry = header.tensors[name]
+    data = read_entry(file, header, entry)
+    if has_non_finite(data, entry.dtype):
+        refuse_non_finite(header, name)
+    return torch.frombuffer(data, dtype=_TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 def write_tensors(

@@ -72,13 +72,14 @@ def decode(
         AdapterFileError: alpha is absurd, or factors are not floating-point.
     """
     layers: dict[LayerKey, Factors] = {
-        layer.key: _factors(tensors, layer, source) for layer in laid.layers
+        layer.key: decode_layer(tensors, layer, source) for layer in laid.layers
     }
     embeddings = {name: tensors[name] for name in laid.embeddings}
     return Decoded(AdapterFile(laid.arch, layers, dict(metadata)), laid.notes, embeddings)
 
 
-def _factors(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Path) -> Factors:
+def decode_layer(tensors: Mapping[str, Tensor], layer: LayerLayout, source: str | Path) -> Factors:
+    """What one layer's tensors mean; arguments and errors as in `decode`."""
     found = {leaf: tensors[name] for leaf, name in layer.tensors.items()}
     if not all(t.is_floating_point() for leaf, t in found.items() if leaf != ALPHA):
         refuse(source, f"the factors of '{layer.stem}' are not floating-point numbers")
