@@ -20,6 +20,8 @@ TORCH_FREE = [
     "lora_diffusion.composition.weights",
     "lora_diffusion.analyse.results",
     "lora_diffusion.analyse.pictures",
+    "trainers.library.index",
+    "trainers.library.again",
     "lora_diffusion.consumers",
     "trainers.spec",
     "trainers.layering",

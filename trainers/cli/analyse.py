@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import printable
 from trainers.cli.verb import Verb
-from trainers.cli.weighted import Weighted
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,12 +15,14 @@ from typing import NoReturn
 from lora_diffusion import __version__
 from lora_diffusion.errors import InputError, printable
 from trainers.cli import (
+    again,
     analyse,
     caption,
     convert,
     doctor,
     generate,
     inspect,
+    library,
     probe,
     search_weights,
     verify,
@@ -29,12 +31,14 @@ from trainers.cli.verb import Verb
 
 # Every subcommand. Modules listed here import torch when they run, not when they are imported.
 VERBS: tuple[Verb, ...] = (
+    again.VERB,
     analyse.VERB,
     caption.VERB,
     convert.VERB,
     doctor.VERB,
     generate.VERB,
     inspect.VERB,
+    library.VERB,
     probe.VERB,
     search_weights.VERB,
     verify.VERB,
