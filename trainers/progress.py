@@ -25,11 +25,16 @@ _SPEED_SMOOTHING = 0.1
 
 
 class Reporter:
-    """Prints phases, then the progress of steps with loss, speed and time left."""
+    """Prints phases, then the progress of steps with loss, speed and time left.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: before each line, where several runs speak in turn; there is no live bar then.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._live = sys.stderr.isatty()
+        self.prefix = prefix
+        self._live = sys.stderr.isatty() and not prefix
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
@@ -37,7 +42,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(self.prefix + text, markup=False, soft_wrap=True)
 
     def count(self, text: str, done: int, total: int) -> None:
         """How far a countable phase is and how long it goes on; at most a line every ten seconds.

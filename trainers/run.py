@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from trainers.outputs import Outputs
 from trainers.preview import Previewer, preview_prompts
 from trainers.progress import duration
 from trainers.resume import Start
+from trainers.sharing import Share
 from trainers.spec import JobSpec
 from trainers.stopping import StopRequested, StopSignal
 from trainers.teller import Teller
@@ -44,6 +46,9 @@ class Outcome:
 
     exit_code: int
     adapter: Path | None = None
+
+
+Passage = Generator[None, None, Outcome]  # a run that pauses, see `passes`
 
 
 def run(
@@ -64,6 +69,25 @@ def run(
     Raises:
         InputError: a setting or a file is wrong; also written as the run's last event.
     """
+    passage = passes(spec, run_dir, stop, Share(), resuming=resuming, fork=fork)
+    while True:
+        try:
+            next(passage)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
+def passes(
+    spec: JobSpec, run_dir: RunDir, stop: StopSignal, share: Share, *, resuming: bool, fork: bool
+) -> Passage:
+    """`run`, with a pause wherever another run of the same process may go on.
+
+    It pauses when its pictures are encoded, when its captions are, and after each step.
+
+    Args:
+        share: what it has of the process.
+    """
     try:
         with ExitStack() as held:
             held.enter_context(faults_told(run_dir.path))
@@ -74,7 +98,7 @@ def run(
             write_text(run_dir.spec_file, to_toml(spec))
             jobs.record_own_process(run_dir)
             control.clear(run_dir.control)
-            return _run_told(spec, run_dir, start, stop)
+            return (yield from _run_told(spec, run_dir, start, stop, share))
     except Timeout:
         raise InputError(
             f"{run_dir.path}: another run is working in this folder. Stop it, or choose another "
@@ -82,12 +106,15 @@ def run(
         ) from None
 
 
-def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) -> Outcome:
+def _run_told(
+    spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal, share: Share
+) -> Passage:
     """Run, and write how it ended as the last event."""
     events = EventLog(run_dir.events_file)
     try:
         with faults_told(run_dir.path), shortage_told(run_dir.path):
-            return _run(spec, run_dir, start, Teller(events, stop), stop)
+            teller = Teller(events, stop, share.reporter)
+            return (yield from _run(spec, run_dir, start, teller, stop, share))
     except StopRequested:
         assert stop.requested is not None
         events.write("stopped", step=start.step, signal=stop.requested.name, checkpoint=None)
@@ -103,7 +130,9 @@ def _run_told(spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal) ->
         events.close()
 
 
-def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: StopSignal) -> Outcome:
+def _run(
+    spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: StopSignal, share: Share
+) -> Passage:
     started = time.time()
     if start.found_nothing:
         teller.note("There is no checkpoint to resume from: starting at step 0.")
@@ -117,22 +146,24 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     accelerator = devices.make_accelerator(placement)
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
-    base = setup.open_base(spec, placement, teller.phase)
+    base = share.open_base(spec, placement, teller)
     if spec.data.cache == "disk" and spec.trains_text:
         teller.note("The text encoder trains, so captions are encoded at each step, not cached.")
     begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
     classes += setup.find_classes(base, spec, side_px, run_dir, teller)
-    dataset = prepare.make_dataset(base, spec, instances, classes)
+    dataset = prepare.make_dataset(base, spec, instances, classes, records=share.records)
     start.check_dataset(dataset.fingerprint)
     dataset.fill(teller.counter("encode", "encoding pictures"))
     watched = watch(base, spec, instances, held_out, classes, teller)
+    yield
     if spec.data.cache != "off":
-        base.free_vae_encoder()
+        share.free_vae_encoder(base)
 
     # The adapter, and what trains it
     setup.place_unet(base, placement)
-    handle = setup.put_adapter(base, spec)
+    handle = setup.put_adapter(base, spec, share.name)
+    share.adapted(handle)
     if begin:
         setup.start_from(handle, begin, spec.adapter)
     optimizer = make_optimizer(spec.optim, handle)
@@ -143,8 +174,12 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
         prompts = preview_prompts(spec, instances)
         previewer = Previewer(base, spec, prompts, side_px, run_dir.previews)
     prompt_cache = setup.cache_prompts(
-        base, spec, dataset, previewer, teller.counter("prompts", "encoding captions"), watched
-    )
+        base, spec, dataset, previewer, teller.counter("prompts", "encoding captions"), watched,
+        share.records,
+    )  # fmt: skip
+    yield
+    if prompt_cache is not None:
+        share.free_text_encoders(base)
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
     batches = Batches(spec, base, dataset, order, pads_captions=prompt_cache is None)
@@ -197,7 +232,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
     # The steps
     outputs.begin(start.step)
     stop.check()
-    done = _train(trainer, outputs, teller, stop, start.step, total)
+    done = yield from _train(trainer, outputs, teller, stop, start.step, total)
     if done < total and stop.requested is not None:
         path = outputs.checkpoint(done)
         teller.events.write("stopped", step=done, signal=stop.requested.name, checkpoint=path.name)
@@ -216,7 +251,7 @@ def _run(spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: Sto
 
 def _train(
     trainer: Trainer, outputs: Outputs, teller: Teller, stop: StopSignal, start: int, total: int
-) -> int:
+) -> Generator[None, None, int]:
     """Do the steps from `start` on; the number done, less than `total` if they were cut short."""
     trainer.set_training()
     teller.reporter.begin(start, total)
@@ -231,6 +266,7 @@ def _train(
                 outputs.obey(done)
             if stop.requested is not None:
                 break
+            yield
     except InputError:
         outputs.checkpoint(done)  # the adapter is finite: a bad step changes nothing
         raise

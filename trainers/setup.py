@@ -108,8 +108,8 @@ def place_unet(base: DiffusionBase, placement: devices.Placement) -> None:
     base.unet.to(placement.device)
 
 
-def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
-    """Inject the adapter; parts whose learning rate is 0 get none.
+def put_adapter(base: DiffusionBase, spec: JobSpec, name: str = "default") -> AdapterHandle:
+    """Inject the adapter, under a name of its own; parts whose learning rate is 0 get none.
 
     Raises:
         InputError: no part has a learning rate, or a rate is for a part that the base lacks.
@@ -138,6 +138,7 @@ def put_adapter(base: DiffusionBase, spec: JobSpec) -> AdapterHandle:
             dropout=Dropout(adapter.rank_dropout, adapter.module_dropout, adapter.neuron_dropout),
             seed=spec.schedule.seed,
         ),
+        name,
     )
     if spec.model.gradient_checkpointing:
         recompute_activations(base.parts.values())
@@ -223,25 +224,28 @@ def cache_prompts(
     previewer: Previewer | None,
     on_progress: Callable[[int, int], None],
     watch: Watch | None = None,
+    records: prepare.Records | None = None,
 ) -> KeptPrompts | None:
-    """Every caption encoded once and the text encoder freed.
+    """Every caption encoded once, so that the text encoders may be freed.
 
-    None where it is being trained, or `data.cache` is off.
+    None where they are being trained, or `data.cache` is off.
+
+    Args:
+        records: what other runs of this process encoded.
     """
     if spec.trains_text:
         return None
-    kept = prepare.keep_prompts(base, spec, [*dataset.captions(), ""], on_progress)
+    kept = prepare.keep_prompts(base, spec, [*dataset.captions(), ""], on_progress, records)
     if kept is None:
         return None
     if previewer:
-        shown = prepare.keep_prompts(base, spec, previewer.prompts, on_progress)
+        shown = prepare.keep_prompts(base, spec, previewer.prompts, on_progress, records)
         assert shown is not None
         previewer.keep_prompts(shown.rows)
     if watch:
-        measured = prepare.keep_prompts(base, spec, watch.prompts, on_progress)
+        measured = prepare.keep_prompts(base, spec, watch.prompts, on_progress, records)
         assert measured is not None
         watch.encode = measured.rows
-    base.free_text_encoders()
     return kept
 
 

@@ -19,9 +19,11 @@ _MAX_PROBLEMS = 200
 class Teller:
     """Events and standard error of one run."""
 
-    def __init__(self, events: EventLog, stop: StopSignal) -> None:
+    def __init__(
+        self, events: EventLog, stop: StopSignal, reporter: Reporter | None = None
+    ) -> None:
         self.events = events
-        self.reporter = Reporter()
+        self.reporter = reporter or Reporter()
         self._stop = stop
 
     def phase(self, name: str, text: str) -> None:

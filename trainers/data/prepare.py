@@ -21,6 +21,8 @@ from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
 from trainers.spec import DataSpec, JobSpec
 
+Records = dict[str, MemoryStore[Any]]  # what is encoded (`latents`, `prompts`) -> where it is kept
+
 
 def make_dataset(
     base: DiffusionBase,
@@ -28,10 +30,13 @@ def make_dataset(
     instances: Sequence[Picture],
     classes: Sequence[Picture],
     visits: VisitRules | None = None,
+    records: Records | None = None,
 ) -> Dataset:
     """The pictures in their buckets, with a place for their latents.
 
-    visits: how visits to a picture differ; None is as the settings have it.
+    Args:
+        visits: how visits to a picture differ; None is as the settings have it.
+        records: what other runs of this process encoded, and where this one adds its own.
 
     Raises:
         InputError: pictures that are too small or can't be read, or settings without a bucket.
@@ -43,21 +48,28 @@ def make_dataset(
         place_in_buckets(classes, rules, masked=data.masked_loss),
         visits or visit_rules(spec),
         PictureEncoder(base, masked=data.masked_loss, max_megapixels=data.max_megapixels),
-        open_store("latents", data),
+        open_store("latents", data, records),
         vae=_digest(base, data, (VAE,)),
         vae_dtype=str(base.vae_dtype),
     )
 
 
 def keep_prompts(
-    base: DiffusionBase, spec: JobSpec, prompts: Sequence[str], on_progress: Progress
+    base: DiffusionBase,
+    spec: JobSpec,
+    prompts: Sequence[str],
+    on_progress: Progress,
+    records: Records | None = None,
 ) -> KeptPrompts | None:
     """Each of `prompts` encoded once; None where `data.cache` is off.
+
+    Args:
+        records: as `make_dataset` takes them.
 
     Raises:
         InputError: the cache can't be used, or a file of the base can't be read.
     """
-    store: Store[str] | None = open_store("prompts", spec.data)
+    store: Store[str] | None = open_store("prompts", spec.data, records)
     if store is None:
         return None
     texts = sorted(base.parts.keys() - {UNET})
@@ -70,15 +82,19 @@ def keep_prompts(
     )
 
 
-def open_store(what: str, data: DataSpec) -> Store[Any] | None:
+def open_store(what: str, data: DataSpec, records: Records | None = None) -> Store[Any] | None:
     """Where `data.cache` keeps records of that kind; None where it keeps none.
+
+    In memory that is among `records`, if they are given.
 
     Raises:
         InputError: the folder can't be used.
     """
     if data.cache == "off":
         return None
-    return ShardStore(cache_folder(data) / what) if data.cache == "disk" else MemoryStore()
+    if data.cache == "disk":
+        return ShardStore(cache_folder(data) / what)
+    return ({} if records is None else records).setdefault(what, MemoryStore())
 
 
 def cache_folder(data: DataSpec) -> Path:
