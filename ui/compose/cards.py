@@ -6,6 +6,7 @@ A card's id is a name, never a path: only ids of adapters that are offered find 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from lora_diffusion.consumers import Target, of_base, verify
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats.describe import Description, describe
 from trainers.jobs import RunDir
+from trainers.library.cards import Card
 from trainers.spec import JobSpec
 from ui import words
+from ui.compose.library import Shown
 from ui.context import Context
 from ui.follow import Follower
 from ui.run_view import inside
 
 THUMBNAIL_PX = 160
-_MAX_FILES = 500
 _KINDS = {
     "lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr",
     "full": "full differences",
@@ -43,6 +45,7 @@ class Adapter:
         spec: the settings of the run that made it; None for a file from elsewhere.
         prompts: what the run's previews were drawn with.
         thumbnail: a picture that shows it.
+        card: what the library knows of it; None for a run's.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Adapter:
     spec: JobSpec | None = None
     prompts: tuple[str, ...] = ()
     thumbnail: Path | None = None
+    card: Card | None = None
 
 
 class Cards:
@@ -59,6 +63,7 @@ class Cards:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.library = Shown(context.adapters, context.shelf, context.drawer.scratch())
         self._lock = threading.Lock()
         self._told: dict[tuple[str, int, int], Description | str] = {}
         self._fits: dict[tuple[str, int, int, str], str] = {}
@@ -84,6 +89,8 @@ class Cards:
 
     def card(self, adapter: Adapter, base: str) -> Json:
         """What the rail shows; `problem` says why it can't be used with `base`."""
+        if adapter.card is not None:
+            return self._library_card(adapter, adapter.card, base)
         told = self._describe(adapter.path)
         shared = {
             "id": adapter.id,
@@ -97,14 +104,24 @@ class Cards:
             return {**shared, "line": "", "trigger": "", "arch": None, "problem": told}
         trigger = adapter.spec.data.trigger if adapter.spec else None
         triggers = [trigger] if trigger else list(told.summary.trigger_words)
-        arch = _ARCHES.get(told.arch or "", "unknown base")
-        facts = [arch, _KINDS.get(told.kind, told.kind), f"rank {told.rank}" if told.rank else ""]
         return {
             **shared,
-            "line": " · ".join(filter(None, facts)),
-            "trigger": printable(", ".join(triggers[:3]), 60),
-            "arch": told.arch,
-            "problem": self._misfit(adapter.path, base) if base else "",
+            **_facts(told.arch, told.kind, told.rank, triggers),
+            "problem": self._misfit(adapter.path, base, told.arch) if base else "",
+        }
+
+    def _library_card(self, adapter: Adapter, card: Card, base: str) -> Json:
+        tags = " ".join(tag for tag, _ in card.tags)
+        problem = card.broken or (self._misfit(adapter.path, base, card.arch) if base else "")
+        return {
+            "id": adapter.id,
+            "title": adapter.title,
+            "step": None,
+            "prompts": [],
+            "thumbnail": self.library.thumbnail(card, THUMBNAIL_PX),
+            **_facts(card.arch, card.kind, card.rank, card.trigger_words),
+            "words": printable(f"{tags} {card.base} {card.description}", 1000),
+            "problem": printable(problem, 300),
         }
 
     def _describe(self, path: Path) -> Description | str:
@@ -121,20 +138,19 @@ class Cards:
                 self._told[key] = known
         return known
 
-    def _misfit(self, path: Path, base: str) -> str:
+    def _misfit(self, path: Path, base: str, arch: str | None) -> str:
         key = (*_stamp(path), base)
         if key not in self._fits:
-            self._fits[key] = self._compare(path, base)
+            self._fits[key] = self._compare(path, base, arch)
         return self._fits[key]
 
-    def _compare(self, path: Path, base: str) -> str:
+    def _compare(self, path: Path, base: str, arch: str | None) -> str:
         try:
             if base not in self._targets:
                 self._targets[base] = of_base(base)
             target = self._targets[base]
-            told = self._describe(path)
-            if not isinstance(told, str) and told.arch and told.arch != target.arch:
-                ours, theirs = (_ARCHES.get(a, a) for a in (target.arch, told.arch))
+            if arch and arch != target.arch:
+                ours, theirs = (_ARCHES.get(a, a) for a in (target.arch, arch))
                 return f"Made for {theirs}; this base is {ours}."
             misfits = verify(path, target).misfits
         except (InputError, OSError) as error:
@@ -144,20 +160,26 @@ class Cards:
         return f"Made for another size of model: {words.counted(len(misfits), 'layer')} do not fit."
 
     def _of_folder(self) -> list[Adapter]:
-        folder = self._context.adapters
-        if not folder.is_dir():
-            return []
-        files = sorted(p for p in folder.rglob("*.safetensors") if p.is_file())[:_MAX_FILES]
+        self.library.update()
         return [
             Adapter(
-                id=f"file/{path.relative_to(folder).as_posix()}",
-                path=path,
-                title=printable(path.stem, 60),
-                thumbnail=_sidecar(path),
+                id=f"file/{card.file}",
+                path=self.library.path(card),
+                title=printable(card.title, 60),
+                card=card,
             )
-            for path in files
-            if not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
+            for card in self.library.cards()
         ]
+
+
+def _facts(arch: str | None, kind: str, rank: int | None, triggers: Iterable[str]) -> Json:
+    facts = [_ARCHES.get(arch or "", "unknown base"), _KINDS.get(kind, kind)]
+    facts += [f"rank {rank}"] if rank else []
+    return {
+        "line": " · ".join(filter(None, facts)),
+        "trigger": printable(", ".join(list(triggers)[:3]), 60),
+        "arch": arch,
+    }
 
 
 def _of_run(follower: Follower) -> list[Adapter]:
@@ -198,15 +220,6 @@ def prompts_of(follower: Follower) -> tuple[str, ...]:
 def _preview(run: RunDir, follower: Follower, step: int | None) -> Path | None:
     pictures = follower.progress.previews.get(step, []) if step is not None else []
     return inside(run, pictures[0].get("file")) if pictures else None
-
-
-def _sidecar(path: Path) -> Path | None:
-    """The picture that A1111 keeps beside an adapter: `NAME.preview.png` or `NAME.png`."""
-    for ending in (".preview.png", ".png", ".jpg", ".webp"):
-        beside = path.with_name(path.stem + ending)
-        if beside.is_file() and not beside.is_symlink():
-            return beside
-    return None
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

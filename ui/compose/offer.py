@@ -31,6 +31,8 @@ def offer(context: Context, cards: Cards, wanted: str) -> Json:
     return {
         "base": base,
         "bases": bases,
+        "reading": cards.library.progress,
+        "problem": cards.library.problem,
         "cards": [cards.card(adapter, base) for adapter in adapters],
         "parts": _parts(told),
         "blocks": _blocks(told),

@@ -45,9 +45,11 @@
     const search = h("input", { class: "st-input", type: "search", placeholder: "Search", "aria-label": "Search adapters", oninput: () => drawShelf() });
     const base = h("select", { class: "st-input", "aria-label": "Base model", onchange: () => { state.base = base.value; keep(); refresh(); } });
     const cards = h("div", { class: "st-cards" });
+    const reading = h("small", { class: "st-muted", role: "status" });
+    let again = null;
     const shelf = h("aside", { class: "st-shelf" },
       h("label", { class: "st-field" }, h("span", {}, "Base model"), base),
-      h("div", { class: "st-field" }, h("span", {}, "Adapters"), search), cards);
+      h("div", { class: "st-field" }, h("span", {}, "Adapters"), search, reading), cards);
 
     function drawShelf() {
       const wanted = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -385,7 +387,10 @@
     async function refresh() {
       const offer = await ask("compose_offer", { base: state.base });
       if (offer.error) return complain(offer.error);
-      complain("");
+      complain(offer.problem);
+      setText(reading, offer.reading ? `Reading the library: ${number(offer.reading[0])} of ${number(offer.reading[1])}` : "");
+      clearTimeout(again);
+      if (offer.reading) again = setTimeout(refresh, 1500);
       state.cards = offer.cards;
       state.blocks = offer.blocks;
       state.parts = offer.parts;
