@@ -76,6 +76,7 @@ def _open(options: argparse.Namespace) -> int:
         options.adapters and options.adapters.resolve(),
     )
     try:
+        context.open()
         gate = secured(context, access)
         print(f"Studio: {access.url}", flush=True)
         if access.outside_url:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from lora_diffusion.errors import InputError, printable
+from trainers.argv import take_json
 from trainers.importing import read_config
 from trainers.jobs import RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
@@ -86,6 +87,7 @@ def parse(argv: list[str]) -> Invocation:
     Raises:
         InputError: an unknown option (with a suggestion), or a bad value.
     """
+    argv, whole = take_json(argv)
     parser = _parser()
     source: CliSettingsSource[Any] = CliSettingsSource(
         JobSpec,  # type: ignore[arg-type]  # any pydantic model works as the schema
@@ -123,6 +125,7 @@ def parse(argv: list[str]) -> Invocation:
         layers.append(imported.layer)
         notes = imported.notes
     layers.append({name: options[name] for name in options if name in JobSpec.model_fields})
+    layers.append(whole)
     return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan, own.probe, notes)
 
 

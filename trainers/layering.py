@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
-from trainers.spec import DEFAULT_STEPS, JobSpec, OptimSpec
+from trainers.spec import DEFAULT_STEPS, JobSpec
 
 Layer = Mapping[str, Any]
+NULL = "null"
+"""Unset, where the default is not: in a TOML file and on the command line."""
 
 
 class SettingError(InputError):
@@ -83,47 +84,59 @@ def build_spec(layers: Iterable[Layer]) -> JobSpec:
     if isinstance(merged["schedule"], dict) and not merged["schedule"].keys() & {"steps", "epochs"}:
         merged["schedule"] = {**merged["schedule"], "steps": DEFAULT_STEPS}
     try:
-        return JobSpec.model_validate(merged)
+        return JobSpec.model_validate(_without_nulls(merged))
     except ValidationError as error:
         raise _first_problem(error) from None
 
 
+def problems(layer: Layer) -> dict[str, str]:
+    """What is wrong in a whole set of settings: `section.field`, or `section` -> sentence."""
+    try:
+        JobSpec.model_validate(_without_nulls(layer))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        return {".".join(map(str, each["loc"][:2])): printable(_problem(each)) for each in found}
+    return {}
+
+
+def _without_nulls(merged: Layer) -> dict[str, Any]:
+    """`"null"` as None, of the settings that can be unset though their default is not."""
+    result = dict(merged)
+    for section, field in JobSpec.model_fields.items():
+        values, model = merged.get(section), field.annotation
+        if not isinstance(values, Mapping) or not isinstance(model, type):
+            continue
+        unset = {
+            name: None
+            for name, value in values.items()
+            if value == NULL and name in model.model_fields and _can_be_unset(model, name)
+        }
+        if unset:
+            result[section] = {**values, **unset}
+    return result
+
+
+def _can_be_unset(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields[name]
+    return field.default is not None and type(None) in get_args(field.annotation)
+
+
+def plain(spec: JobSpec) -> dict[str, dict[str, Any]]:
+    """Section -> field -> value of all that is set; `"null"` for what is unset against its default.
+
+    It is what TOML can say, and `build_spec` reads it back to an equal spec.
+    """
+    told: dict[str, dict[str, Any]] = spec.model_dump(mode="json", exclude_none=True)
+    for section, group in spec:
+        for name, field in type(group).model_fields.items():
+            if getattr(group, name) is None and field.default is not None:
+                told[section][name] = NULL
+    return told
+
+
 def to_toml(spec: JobSpec) -> str:
     """The whole spec as TOML that `build_spec` reads back to an equal spec."""
-    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
-
-
-def to_argv(spec: JobSpec) -> list[str]:
-    """Command-line options for every setting that differs from its default.
-
-    Where a section's `kind` has defaults of its own, it is those that count.
-    """
-    options: list[str] = []
-    default = JobSpec()
-    for section in JobSpec.model_fields:
-        group: BaseModel = getattr(spec, section)
-        usual = getattr(default, section).model_dump()
-        if isinstance(group, OptimSpec):
-            chosen = {"kind": group.kind, "lr_schedule": group.lr_schedule}
-            usual = OptimSpec.model_validate(chosen).model_dump() | {
-                name: usual[name] for name in chosen
-            }
-        for name in type(group).model_fields:
-            value = getattr(group, name)
-            if value == usual[name]:
-                continue
-            options += [f"--{section}.{name}", _as_option(value)]
-    return options
-
-
-def _as_option(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        value = [v.model_dump(exclude_none=True) if isinstance(v, BaseModel) else v for v in value]
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+    return tomli_w.dumps(plain(spec))
 
 
 def _overlay(below: Layer, above: Layer) -> dict[str, Any]:
@@ -150,20 +163,28 @@ def _first_problem(error: ValidationError) -> SettingError:
     problems = error.errors(include_url=False)
     first = problems[0]
     where = ".".join(str(p) for p in first["loc"])
+    problem = _problem(first)
     if first["type"] == "extra_forbidden":
-        problem = f"Is not a setting.{suggest(where)}"
         text = f"'{printable(where)}' is not a setting.{suggest(where)}"
     elif first["type"] == "value_error":
-        problem = text = str(first["ctx"]["error"])
+        text = problem
     else:
-        problem = first["msg"].partition(", unable to parse")[0].partition(", got a number")[0]
-        problem = problem.replace("Input should be", "Must be") + "."
         given = printable(first["input"], 60)
         text = f"{printable(where)} = {given!r}: {problem}{_help_of(first['loc'])}"
     more = len(problems) - 1
     return SettingError(
         text + (f" ({more} more of this kind follow.)" if more else ""), where, printable(problem)
     )
+
+
+def _problem(found: Mapping[str, Any]) -> str:
+    """One sentence about one of pydantic's errors, without the setting's name."""
+    if found["type"] == "extra_forbidden":
+        return f"Is not a setting.{suggest('.'.join(map(str, found['loc'])))}"
+    if found["type"] == "value_error":
+        return str(found["ctx"]["error"])
+    problem = found["msg"].partition(", unable to parse")[0].partition(", got a number")[0]
+    return str(problem).replace("Input should be", "Must be") + "."
 
 
 def suggest(wanted: str) -> str:

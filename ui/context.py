@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainers.queue import Queue, Scheduler
 from ui.drawing import Drawer
 from ui.follow import Followers
 from ui.hardware import Hardware
@@ -22,30 +24,41 @@ class Context:
     adapters: Path
     shelf: Shelf
     followers: Followers
+    queue: Queue
+    scheduler: Scheduler
     drawer: Drawer
     tasks: Tasks
     hardware: Hardware
     uploads: Uploads
 
+    def open(self) -> None:
+        """Look after the queue, and read ahead what the first page will show."""
+        self.scheduler.open()
+        threading.Thread(target=self.followers.warm, daemon=True).start()
+
     def close(self) -> None:
-        """End the processes that belong to the studio, and delete what was uploaded."""
+        """End the processes that belong to the studio, and delete what was uploaded; runs go on."""
+        self.scheduler.close()
         self.drawer.close()
         self.tasks.close()
         self.uploads.close()
 
 
 def open_context(runs: Path, models: Path | None, adapters: Path | None = None) -> Context:
-    """A fresh context; nothing is started before it is needed.
+    """A fresh context; nothing is started before `open`, or before it is needed.
 
     Args:
         adapters: the library folder; None is `adapters` beside the runs.
     """
+    queue = Queue(runs)
     return Context(
         runs=runs,
         models=models,
         adapters=adapters or runs.parent / "adapters",
         shelf=Shelf(),
         followers=Followers(runs),
+        queue=queue,
+        scheduler=Scheduler(queue),
         drawer=Drawer(),
         tasks=Tasks(),
         hardware=Hardware(),

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 from lora_diffusion.errors import InputError
 from trainers import jobs
@@ -17,9 +17,12 @@ from trainers.jobs import RunDir, Status
 from trainers.spec import JobSpec
 from ui.charts import Series
 
+RunState = Status | Literal["paused", "waiting"]
+
 _SPEED_WINDOW = 30
 _HEAD_BYTES = 128
 _GLANCE_BYTES = 200_000
+_PART_BYTES = 1 << 22  # of a long file read at once, so that it never lies in memory whole
 
 
 @dataclass
@@ -34,9 +37,11 @@ class Progress:
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SPEED_WINDOW))
     previews: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     exports: dict[int, str] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
     checkpoint_step: int | None = None
     notes: list[str] = field(default_factory=list)
     outcome: Event | None = None
+    paused: bool = False
     pace_from: tuple[int, float] | None = None
     last_at: float | None = None
 
@@ -65,6 +70,13 @@ class Progress:
         wall = self.last_at - self.pace_from[1]
         return wall / steps if steps >= 10 and wall > 0 else self.seconds_a_step
 
+    @property
+    def best_step(self) -> int | None:
+        """The step whose validation loss is lowest; None before there are two to compare."""
+        if len(self.validation) < 2:
+            return None
+        return min(self.validation, key=self.validation.__getitem__)
+
     def take(self, event: Event) -> None:
         """Add one event. A body that lacks a field, or holds another type, is passed over."""
         body = event.body
@@ -86,10 +98,23 @@ class Progress:
             self.checkpoint_step = _whole(body.get("step"))
         elif event.kind == "note":
             self.notes.append(str(body.get("text", "")))
+        elif event.kind == "validation" and _is_finite(loss := body.get("loss")):
+            self.validation[_whole(body.get("step"))] = float(loss)
+        if event.kind != "note":
+            self._hold(event)
+
+    def _hold(self, event: Event) -> None:
+        """While a run is held, only what it was asked for meanwhile is told of it."""
+        if event.kind == "paused":
+            self.paused = True
+        elif event.kind not in {"preview", "phase", "export", "checkpoint", "validation"}:
+            if self.paused:
+                self.pace_from = None  # the pause is no pace
+            self.paused = False
 
     def _take_step(self, body: dict[str, Any], at: float) -> None:
         loss, seconds = body.get("loss"), body.get("seconds")
-        if not isinstance(loss, int | float) or not math.isfinite(loss):
+        if not _is_finite(loss):
             return
         self.phase = {}
         self.last_step = body
@@ -103,6 +128,7 @@ class Progress:
         self.loss.rewind(step)
         self.previews = {s: p for s, p in self.previews.items() if s <= step}
         self.exports = {s: f for s, f in self.exports.items() if s <= step}
+        self.validation = {s: v for s, v in self.validation.items() if s <= step}
         self.recent_seconds.clear()
         self.pace_from = None
         self.last_step = {}
@@ -147,8 +173,10 @@ class Follower:
                 self.progress, self.offset = Progress(), 0
                 self.latest = self.progress
             self._head = head
-            if size > self.offset:
-                events, self.offset = read_events(self.run.events_file, self.offset)
+            before = -1
+            while before < self.offset < size:
+                before = self.offset
+                events, self.offset = read_events(self.run.events_file, before, _PART_BYTES)
                 for event in events:
                     self.progress.take(event)
             return self.progress
@@ -188,14 +216,14 @@ class Follower:
         except OSError:
             return b""
 
-    def status(self) -> Status:
+    def status(self) -> RunState:
         """How the run stands. An outcome counts at once, though its process may take a moment
         to end; a process younger than the outcome is a resumed run that is starting."""
         outcome = self.latest.outcome
         if self._is_alive():
             if outcome is not None and outcome.at >= _process_start(self.run):
                 return _as_status(outcome.kind)
-            return "running"
+            return "paused" if self.latest.paused else "running"
         if outcome is not None:
             return _as_status(outcome.kind)
         return "interrupted" if self.run.process_file.exists() else "prepared"
@@ -221,6 +249,11 @@ class Followers:
         for follower in found:
             follower.glance()
         return found
+
+    def warm(self) -> None:
+        """Read the newest run ahead of the first page, which would have to wait for a long one."""
+        for run in jobs.list_runs(self.runs)[:1]:
+            self._of(run).catch_up()
 
     def get(self, name: object) -> Follower | None:
         """The run of that name, caught up. Only names of existing run folders find anything."""
@@ -253,6 +286,10 @@ def _process_start(run: RunDir) -> float:
 
 def _as_status(kind: str) -> Status:
     return "finished" if kind == "finished" else "stopped" if kind == "stopped" else "failed"
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _whole(value: object) -> int:

@@ -1,203 +1,212 @@
-"""The simple form: its few fields, and how they become settings through the one schema."""
+"""The form: every setting of the one schema as a field, and its value as text and back.
+
+Texts are what stands in the page. An empty text is "unset" where a setting can be unset. A text
+that begins with a quotation mark is read as a JSON string, so that whatever a setting holds can be
+written down: empty text, blanks at the ends, control characters.
+"""
 
 from __future__ import annotations
 
-import itertools
-import shlex
-from collections.abc import Callable
+import json
+import re
+import tomllib
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
-from lora_diffusion import bundled
+import tomli_w
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from lora_diffusion.errors import InputError, printable
-from trainers import layering
-from trainers.layering import SettingError, build_spec, read_preset, to_argv
 from trainers.spec import JobSpec
-from ui import datasets, models
 
-DEMO_FOLDERS = {
-    "Demo character": "bundled:demo_character",
-    "Demo style": "bundled:demo_style",
-}
-OWN_PICTURES = "My own folder"
-# Words of preset names that are written another way.
-_SPELLINGS = {
-    "sd15": "SD 1.5",
-    "sd21": "SD 2.1",
-    "sdxl": "SDXL",
-    "noobai": "NoobAI",
-    "vram": "VRAM",
-}
-
+Kind = Literal["switch", "choice", "number", "text", "lines", "table", "toml"]
+Texts = dict[str, str]
 Layer = dict[str, dict[str, Any]]
 
-# A demo preset speaks of the demo's creature; with other pictures those words are taken out.
-_OWN_SUBJECT: Layer = {
-    "data": {"class_pictures": 0, "class_prompts": []},
-    "preview": {"prompts": []},
-}
+_UNUSUAL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_ROWS = "rows"
+_ACRONYMS = {"lr": "learning rate", "px": "(px)", "cfg": "CFG", "snr": "SNR", "ema": "EMA"}
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What stands in the form. Numbers are as typed; the schema reads them."""
+class Field:
+    """One setting as the page draws it. `name` is `section.field`; `default` is its text."""
 
-    preset: str
-    pictures: str
-    folder: str
-    base: str
     name: str
-    trigger: str
-    steps: str
-    rank: str
-    lr: str
+    label: str
+    kind: Kind
+    help: str
+    default: str
+    optional: bool
+    choices: tuple[str, ...] = ()
 
     @property
-    def location(self) -> str:
-        """The folder of pictures that is chosen."""
-        return DEMO_FOLDERS.get(self.pictures, self.folder)
+    def section(self) -> str:
+        return self.name.partition(".")[0]
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a preset puts into the form."""
-
-    pictures: str
-    base: str
-    name: str
-    trigger: str
-    steps: str
-    rank: str
-    lr: str
+def fields() -> list[Field]:
+    """Every setting, section by section, in the schema's order."""
+    defaults = to_texts(JobSpec())
+    return [
+        _field(section, name, info, defaults[f"{section}.{name}"])
+        for section, model in _sections().items()
+        for name, info in model.model_fields.items()
+    ]
 
 
-def start_of(preset: str) -> Start:
-    """The form as the preset fills it.
-
-    Raises:
-        InputError: no such preset.
-    """
-    spec = build_spec([read_preset(preset)])
-    by_folder = {folder: name for name, folder in DEMO_FOLDERS.items()}
-    given = read_preset(preset).get("data", {}).get("folder")
-    return Start(
-        pictures=by_folder.get(given, OWN_PICTURES),
-        base=spec.model.base,
-        name=spec.save.name or preset.replace("_", "-"),
-        trigger=spec.data.trigger or "",
-        steps="" if spec.schedule.steps is None else str(spec.schedule.steps),
-        rank=str(spec.adapter.rank),
-        lr=f"{spec.optim.lr_unet:g}",
-    )
+def section_titles() -> dict[str, str]:
+    """Section -> what the page calls it."""
+    return {name: field.description or name for name, field in JobSpec.model_fields.items()}
 
 
-def to_spec(answers: Answers) -> JobSpec:
-    """The settings of the run.
+def to_texts(spec: JobSpec) -> Texts:
+    """`section.field` -> text, of every setting."""
+    texts = {}
+    for section, model in _sections().items():
+        group = getattr(spec, section)
+        for name, info in model.model_fields.items():
+            kind, optional, _ = _shape(info)
+            texts[f"{section}.{name}"] = _to_text(getattr(group, name), kind, optional)
+    return texts
+
+
+def to_layer(texts: Mapping[str, str]) -> Layer:
+    """The settings that the texts say, for `build_spec`; those left out keep their defaults.
 
     Raises:
-        InputError: the first thing that is wrong.
+        FormError: a text that can't be read, or names no setting.
     """
-    datasets.look(answers.location)
-    models.check_base(answers.base)
-    return build_spec([read_preset(answers.preset), *_field_layers(answers).values()])
+    layer: Layer = {name: {} for name in _sections()}
+    for name, text in texts.items():
+        section, _, field = name.partition(".")
+        model = _sections().get(section)
+        if model is None or field not in model.model_fields or not isinstance(text, str):
+            raise FormError(name, f"'{printable(name, 80)}' is not a setting.")
+        info = model.model_fields[field]
+        kind, optional, _ = _shape(info)
+        layer[section][field] = _from_text(name, text, kind, optional)
+    return layer
 
 
-def problems(answers: Answers) -> dict[str, str]:
-    """What is wrong, by field; empty where the run can start."""
-    found: dict[str, str] = {}
-    _note(found, "folder", lambda: datasets.look(answers.location))
-    _note(found, "base", lambda: models.check_base(answers.base))
-    try:
-        preset = read_preset(answers.preset)
-    except InputError as error:
-        return {**found, "preset": str(error)}
-    for name, layer in _field_layers(answers).items():
-        _note(found, name, lambda layer=layer: build_spec([preset, layer]))  # type: ignore[misc]
+class FormError(InputError):
+    """A text of the form that can't be read as what it should be; `name` is its field."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(problem)
+        self.name = name
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    found = {}
+    for name, field in JobSpec.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        found[name] = field.annotation
     return found
 
 
-def command(answers: Answers, runs: str = "runs") -> str:
-    """The command line that does the same run, in a folder under `runs`.
-
-    Raises:
-        InputError: the form is not valid yet.
-    """
-    program = ["python", "-m", "trainers.dreambooth_lora"]
-    output = ["--output_dir", f"{runs}/{answers.name.strip() or 'run'}"]
-    wanted = _options(to_spec(answers))
-    preset = _options(build_spec([read_preset(answers.preset)]))
-    if preset.keys() <= wanted.keys():  # else something goes back to its default: say it all
-        program += ["--preset", answers.preset]
-        wanted = {name: value for name, value in wanted.items() if preset.get(name) != value}
-    return shlex.join([*program, *output, *itertools.chain.from_iterable(wanted.items())])
+def _field(section: str, name: str, info: FieldInfo, default: str) -> Field:
+    kind, optional, choices = _shape(info)
+    return Field(
+        name=f"{section}.{name}",
+        label=_label(name),
+        kind=kind,
+        help=info.description or "",
+        default=default,
+        optional=optional,
+        choices=choices,
+    )
 
 
-def _options(spec: JobSpec) -> dict[str, str]:
-    words = to_argv(spec)
-    return dict(zip(words[::2], words[1::2], strict=True))
+def _label(name: str) -> str:
+    words = " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
+    return words[:1].upper() + words[1:]
 
 
-def _field_layers(answers: Answers) -> dict[str, Layer]:
-    """Each field as a layer over the preset. Rates and alpha keep the preset's proportions."""
-    preset = build_spec([read_preset(answers.preset)])
-    layers: dict[str, Layer] = {
-        "folder": {"data": {"folder": _absolute(answers.location)}},
-        "base": {"model": {"base": _absolute(answers.base)}},
-        "name": {"save": {"name": answers.name.strip() or None}},
-        "trigger": {"data": {"trigger": answers.trigger.strip() or None}},
-        "rank": {"adapter": {"rank": answers.rank.strip(), **_alpha(preset, answers.rank)}},
-        "lr": {"optim": {"lr_unet": answers.lr.strip(), **_text_rate(preset, answers.lr)}},
-    }
-    if answers.pictures == OWN_PICTURES and preset.data.folder.startswith(bundled.PREFIX):
-        layers["pictures"] = _OWN_SUBJECT
-    if answers.steps.strip() or preset.schedule.epochs is None:
-        layers["steps"] = {"schedule": {"steps": answers.steps.strip().replace(",", "")}}
-    return layers
+def _shape(info: FieldInfo) -> tuple[Kind, bool, tuple[str, ...]]:
+    """(kind, whether it can be unset, choices) of a setting."""
+    annotation, optional = info.annotation, False
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [a for a in get_args(annotation) if a is not type(None)]
+        assert len(inner) == 1, f"no field for {annotation}"
+        annotation, optional = inner[0], True
+    origin = get_origin(annotation)
+    if annotation is bool:
+        return ("choice", True, ("true", "false")) if optional else ("switch", False, ())
+    if origin is Literal:
+        return "choice", optional, tuple(map(str, get_args(annotation)))
+    if origin is tuple:
+        return ("lines" if get_args(annotation)[0] is str else "toml"), optional, ()
+    if origin is dict:
+        return "table", optional, ()
+    return ("number" if annotation in (int, float) else "text"), optional, ()
 
 
-def _absolute(location: str) -> str:
-    """A local path in full, since the trainer has another working folder; else as typed."""
-    text = location.strip()
-    if not text or text.startswith(bundled.PREFIX):
+def _to_text(value: Any, kind: Kind, optional: bool) -> str:
+    if value is None:
+        return ""
+    match kind:
+        case "text":
+            return _quoted(value, empty=optional)
+        case "lines":
+            return "\n".join(_quoted(line, empty=True) for line in value)
+        case "table":
+            return "\n".join(f"{_quoted(k, empty=True)} = {v!r}" for k, v in value.items())
+        case "toml":
+            rows = [row.model_dump(mode="json", exclude_none=True) for row in value]
+            return tomli_w.dumps({_ROWS: rows}).replace("\r", "\\r") if rows else ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _from_text(name: str, text: str, kind: Kind, optional: bool) -> Any:
+    if kind == "text":
+        return None if optional and not text else _unquoted(text)
+    if optional and not text.strip():
+        return None
+    match kind:
+        case "lines":
+            return [_unquoted(line) for line in text.split("\n") if line.strip()]
+        case "table":
+            return dict(_pair(name, line) for line in text.split("\n") if line.strip())
+        case "toml":
+            return _rows(name, text)
+    return text.strip()
+
+
+def _pair(name: str, line: str) -> tuple[str, str]:
+    key, equals, value = line.rpartition("=")
+    if not equals:
+        raise FormError(name, "Write one 'pattern = number' on each line.")
+    return _unquoted(key.strip()), value.strip()
+
+
+def _rows(name: str, text: str) -> Any:
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FormError(name, f"Is not valid TOML ({printable(error, 80)}).") from None
+    rows = found.get(_ROWS, [])
+    if set(found) - {_ROWS} or not isinstance(rows, list):
+        raise FormError(name, "Begin each folder with a line [[rows]].")
+    return rows
+
+
+def _quoted(text: str, *, empty: bool) -> str:
+    """`text`, as a JSON string where it could not stand for itself."""
+    plain_text = text and not text.startswith('"') and text == text.strip()
+    if _UNUSUAL.search(text) or not (plain_text or (not text and not empty)):
+        return json.dumps(text)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    if not text.startswith('"'):
         return text
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() else text
-
-
-def _alpha(preset: JobSpec, rank: str) -> dict[str, Any]:
-    if preset.adapter.alpha is None or not rank.strip().isdecimal():
-        return {}
-    return {"alpha": preset.adapter.alpha / preset.adapter.rank * int(rank)}
-
-
-def _text_rate(preset: JobSpec, lr: str) -> dict[str, Any]:
     try:
-        rate = float(lr)
+        found = json.loads(text)
     except ValueError:
-        return {}
-    if not preset.optim.lr_unet or not 0 <= rate <= 1:
-        return {}
-    share = preset.optim.lr_text / preset.optim.lr_unet
-    return {"lr_text": float(f"{min(1.0, rate * share):.6g}")}
-
-
-def _note(found: dict[str, str], name: str, check: Callable[[], object]) -> None:
-    try:
-        check()
-    except SettingError as error:
-        found[name] = error.problem
-    except InputError as error:
-        found[name] = printable(str(error), 300)
-
-
-def preset_choices() -> list[tuple[str, str]]:
-    """(label, name) of the presets, the demos first."""
-    names = sorted(layering.preset_names(), key=lambda n: (not n.startswith("demo"), n))
-    return [(_preset_label(name), name) for name in names]
-
-
-def _preset_label(name: str) -> str:
-    """`sd15-style` is `SD 1.5 style`."""
-    words = [_SPELLINGS.get(word, word) for word in name.replace("_", "-").split("-")]
-    return words[0][:1].upper() + " ".join(words)[1:]
+        return text
+    return found if isinstance(found, str) else text

@@ -24,6 +24,14 @@ class Hardware:
         self._lock = threading.Lock()
         self._asked_at = 0.0
         self._said = ""
+        self._total = 0
+
+    def total_bytes(self) -> int:
+        """Memory that a run can have: the GPU's, else the computer's; 0 where not known yet."""
+        if self._tool is None:
+            return int(psutil.virtual_memory().total)
+        self.line()
+        return self._total
 
     def line(self) -> str:
         """`RTX 4070 · 7.4 of 12 GB`, of the first GPU, or `CPU · 5.1 of 16 GB`."""
@@ -39,7 +47,7 @@ class Hardware:
             told = subprocess.run(
                 [tool, *_QUERY], capture_output=True, text=True, timeout=_ASK_SECONDS, check=True
             ).stdout
-            self._said = gpu_line(told)
+            self._said, self._total = gpu_line(told), gpu_bytes(told)
         except (OSError, subprocess.SubprocessError):
             self._said = ""
         finally:
@@ -49,13 +57,27 @@ class Hardware:
 
 def gpu_line(told: str) -> str:
     """The driver's first line, `NVIDIA GeForce RTX 4070, 7577, 12282` in MiB, for people."""
-    parts = [part.strip() for part in told.partition("\n")[0].split(",")]
-    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+    parts = _parts(told)
+    if parts is None:
         return ""
-    name = parts[0]
+    name, used, total = parts
     while _MAKERS.match(name):
         name = _MAKERS.sub("", name)
-    return f"{name[:24]} · {_of(int(parts[1]) << 20, int(parts[2]) << 20)}"
+    return f"{name[:24]} · {_of(used, total)}"
+
+
+def gpu_bytes(told: str) -> int:
+    """The memory of the GPU on the driver's first line; 0 where it does not say."""
+    parts = _parts(told)
+    return parts[2] if parts else 0
+
+
+def _parts(told: str) -> tuple[str, int, int] | None:
+    """(name, bytes in use, bytes in all)."""
+    parts = [part.strip() for part in told.partition("\n")[0].split(",")]
+    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        return None
+    return parts[0], int(parts[1]) << 20, int(parts[2]) << 20
 
 
 def _of(used: int, total: int) -> str:

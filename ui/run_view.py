@@ -2,66 +2,78 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lora_diffusion.errors import InputError, printable
-from trainers.jobs import RunDir, Status
+from trainers.jobs import RunDir
 from trainers.layering import to_toml
 from trainers.spec import JobSpec
-from ui import words
+from ui import run_notes, words
 from ui.datasets import first_picture
-from ui.follow import Follower, Progress
+from ui.follow import Follower, Progress, RunState
 from ui.shelf import Shelf
 
 THUMBNAIL_PX = 160
 PREVIEW_PX = 768
 _LOG_BYTES = 60_000
 _LOG_LINES = 400
-_RESUMABLE = frozenset({"stopped", "interrupted", "failed", "prepared"})
+_RESUMABLE = frozenset({"stopped", "interrupted", "failed"})
+_WORKING = frozenset({"running", "paused"})
 
 Json = dict[str, Any]
 
 
-def card(follower: Follower, shelf: Shelf) -> Json:
+def card(follower: Follower, shelf: Shelf, waiting: bool = False) -> Json:
     """One line of the rail."""
-    progress, status, spec = follower.latest, follower.status(), follower.spec()
+    progress, spec = follower.latest, follower.spec()
+    status: RunState = "waiting" if waiting else follower.status()
     return {
         "id": follower.run.path.name,
         "title": printable(follower.run.path.name, 80),
         "status": status,
-        "line": _card_line(progress, status),
+        "line": _card_line(progress, status, spec),
         "share": _share(progress, status),
         "left": _left_text(progress) if status == "running" else "",
         "thumbnail": _thumbnail(follower.run, progress, spec, shelf),
     }
 
 
-def view(follower: Follower, shelf: Shelf) -> Json:
-    """The whole stage of one run."""
-    run, progress, status, spec = (
-        follower.run, follower.progress, follower.status(), follower.spec()
-    )  # fmt: skip
-    finished = status == "finished"
+def view(follower: Follower, shelf: Shelf, waiting_for: str | None = None) -> Json:
+    """The whole stage of one run.
+
+    Args:
+        waiting_for: why the run waits in the queue; None where it does not.
+    """
+    run, progress, spec = follower.run, follower.progress, follower.spec()
+    status: RunState = follower.status() if waiting_for is None else "waiting"
+    note = run_notes.note(run, progress, status, spec, log_tail(run), waiting_for or "")
     return {
         "id": run.path.name,
         "title": printable(run.path.name, 80),
         "subtitle": _subtitle(progress, spec),
         "status": status,
-        "note": _note(run, progress, status, spec),
+        "note": note,
         "resumable": status in _RESUMABLE,
+        "short_of_memory": status == "failed" and run_notes.is_out_of_memory(progress),
         "step": progress.step,
         "total": progress.total,
         "share": _share(progress, status),
-        "phase": _phase(progress) if status == "running" else "",
+        "phase": run_notes.phase(progress) if status == "running" else "",
         "phase_share": _phase_share(progress) if status == "running" else None,
         "left_seconds": _left(progress) if status == "running" else None,
         "took": _took(progress),
-        "figures": _figures(progress, status),
+        "ended_at": progress.outcome.at if progress.outcome and status in _RESUMABLE else None,
+        "figures": _figures(run, progress, status),
         "curve": progress.loss.curve(),
+        "validation": sorted(progress.validation.items()),
+        "best_step": progress.best_step,
         "previews": _previews(run, progress, shelf),
         "next_preview": _next_preview(progress, spec) if status == "running" else None,
-        "adapter": _adapter(run, spec, shelf) if finished else None,
+        "exports": _exports(run, progress, spec, shelf, final=status == "finished"),
         "notes": [printable(note, 400) for note in progress.notes[-5:]],
     }
 
@@ -108,68 +120,23 @@ def _subtitle(progress: Progress, spec: JobSpec | None) -> str:
     return " · ".join([*parts, f"rank {spec.adapter.rank}"])
 
 
-def _card_line(progress: Progress, status: Status) -> str:
+def _card_line(progress: Progress, status: RunState, spec: JobSpec | None) -> str:
     step = f"{progress.step:,}"
     if status == "running":
-        return _phase(progress) or f"Step {step} of {progress.total:,}"
+        return run_notes.phase(progress) or f"Step {step} of {progress.total:,}"
     if status == "finished":
-        return " · ".join(filter(None, [_took(progress), words.counted(progress.step, "step")]))
+        best = progress.best_step
+        last = words.counted(progress.step, "step") if best is None else f"best at step {best:,}"
+        return " · ".join(filter(None, [_took(progress), last]))
     if status == "failed":
-        return f"Failed at step {step}: {_failure(progress)}"
-    if status == "stopped":
-        return f"Stopped at step {step} of {progress.total:,}" if progress.total else (
-            "Stopped before the first step"
+        return f"Failed at step {step}: {run_notes.failure(progress)}"
+    if status in {"stopped", "paused"}:
+        return f"{status.capitalize()} at {step} of {progress.total:,}" if progress.total else (
+            f"{status.capitalize()} before the first step"
         )  # fmt: skip
-    return "Not started" if status == "prepared" else f"Interrupted at step {step}"
-
-
-def _note(run: RunDir, progress: Progress, status: Status, spec: JobSpec | None) -> Json | None:
-    saved = progress.checkpoint_step
-    kept = f"Step {saved:,} is saved; Resume goes on from there." if saved else (
-        "No checkpoint was reached, so Resume starts at step 0."
-    )  # fmt: skip
-    if status == "finished":
-        name = printable(run.adapter_file(spec).name, 80) if spec else "The adapter"
-        return {"kind": "good", "title": "Finished.", "text": f"{name} is ready to use."}
-    if status == "failed":
-        defect = bool(progress.outcome and progress.outcome.body.get("defect"))
-        ours = "This is our defect, not yours: the log below says where. " if defect else ""
-        return {"kind": "bad", "title": _failure(progress), "text": ours + kept}
-    if status == "stopped":
-        title = f"Stopped at step {progress.step:,}." if progress.total else (
-            "Stopped before the first step."
-        )  # fmt: skip
-        return {"kind": "plain", "title": title, "text": kept}
     if status == "interrupted":
-        return {"kind": "bad", "title": _interruption(run, progress), "text": kept}
-    return None
-
-
-def _interruption(run: RunDir, progress: Progress) -> str:
-    """Why a process ended without an outcome, as far as its log knows."""
-    last = log_tail(run).rpartition("\n")[2]
-    if last.startswith("error: "):
-        return last.removeprefix("error: ")
-    if not progress.started:
-        return "The training process ended before training began."
-    return "The training process ended without finishing."
-
-
-def _failure(progress: Progress) -> str:
-    text = progress.outcome.body.get("text") if progress.outcome else None
-    return printable(text or "No reason was given; see the log.", 500)
-
-
-def _phase(progress: Progress) -> str:
-    if not progress.total and not progress.phase:
-        return "Starting"
-    text = progress.phase.get("text") or progress.phase.get("name")
-    if not text:
-        return ""
-    done, total = progress.phase.get("done"), progress.phase.get("total")
-    count = f" ({done} of {total})" if isinstance(done, int) and isinstance(total, int) else ""
-    said = printable(text, 120).rstrip(".… ")
-    return said[:1].upper() + said[1:] + count
+        return f"Interrupted at step {step}"
+    return _subtitle(progress, spec) if status == "waiting" else "Not started"
 
 
 def _phase_share(progress: Progress) -> float | None:
@@ -180,7 +147,7 @@ def _phase_share(progress: Progress) -> float | None:
     return min(1.0, max(0.0, done / total))
 
 
-def _share(progress: Progress, status: Status) -> float:
+def _share(progress: Progress, status: RunState) -> float:
     if status == "finished":
         return 1.0
     return min(1.0, progress.step / progress.total) if progress.total else 0.0
@@ -202,23 +169,36 @@ def _took(progress: Progress) -> str:
     return words.duration(seconds) if isinstance(seconds, int | float) else ""
 
 
-def _figures(progress: Progress, status: Status) -> list[Json]:
+def _figures(run: RunDir, progress: Progress, status: RunState) -> list[Json]:
     figures = [
         {"label": "Loss", "value": f"{progress.loss.smooth[-1]:.4f}" if progress.step else "–"},
+        {"label": "Validation", "value": "–"},
         {"label": "Speed", "value": "–", "unit": ""},
+        {"label": "Memory", "value": "–", "unit": ""},
         {"label": "Learning rate", "value": _rate(progress)},
     ]
+    if progress.validation:
+        figures[1]["value"] = f"{progress.validation[max(progress.validation)]:.4f}"
     pace = progress.seconds_a_step
     if pace is not None and status == "running":
         fast = pace < 1
         value = f"{1 / pace:.1f}" if fast else f"{pace:.1f}"
-        figures[1] |= {"value": value, "unit": "steps/s" if fast else "s a step"}
-    memory = progress.last_step.get("peak_bytes")
+        figures[2] |= {"value": value, "unit": "steps/s" if fast else "s a step"}
+    memory = progress.last_step.get("peak_bytes") or (
+        _process_bytes(run) if status in _WORKING else 0
+    )
     if isinstance(memory, int) and memory > 0:
-        figures.insert(2, {"label": "Memory", "value": f"{memory / 2**30:.1f}", "unit": "GB"})
-    total = f"of {progress.total:,}" if progress.total else ""
-    step = {"label": "Step", "value": f"{progress.step:,}", "unit": total}
-    return [step, *figures]
+        figures[3] |= {"value": f"{memory / 2**30:.1f}", "unit": "GB"}
+    return figures
+
+
+def _process_bytes(run: RunDir) -> int:
+    """Main memory of the run's process, for runs on the CPU; 0 where it can't be told."""
+    try:
+        pid = json.loads(run.process_file.read_text(encoding="utf-8"))["pid"]
+        return int(psutil.Process(int(pid)).memory_info().rss)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return 0
 
 
 def _rate(progress: Progress) -> str:
@@ -255,21 +235,22 @@ def _next_preview(progress: Progress, spec: JobSpec | None) -> Json | None:
     return {"step": step, "seconds": (step - progress.step) * pace if pace else None}
 
 
-def _adapter(run: RunDir, spec: JobSpec | None, shelf: Shelf) -> Json | None:
-    if spec is None:
-        return None
-    path = run.adapter_file(spec)
-    url = shelf.adapter(path)
-    if url is None:
-        return None
-    return {"name": printable(path.name, 120), "url": url, "size": words.file_size(_size(path))}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _exports(
+    run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf, *, final: bool
+) -> list[Json]:
+    """Adapters that can be downloaded, by step; the last one is the run's own."""
+    files = {step: inside(run, file) for step, file in progress.exports.items()}
+    if final and spec is not None:
+        files[progress.step] = run.adapter_file(spec)
+    found = []
+    for step, path in sorted(files.items()):
+        url = shelf.adapter(path) if path is not None else None
+        if path is not None and url is not None:
+            size = words.file_size(path.stat().st_size)
+            found.append(
+                {"step": step, "name": printable(path.name, 120), "url": url, "size": size}
+            )
+    return found
 
 
 def _thumbnail(run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf) -> str | None:

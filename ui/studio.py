@@ -8,12 +8,17 @@ from ui import runs_tab, train_tab
 from ui.compose import tab as compose_tab
 from ui.context import Context
 
+_STYLES = ("studio", "train", "compose")
+_SCRIPTS = (
+    "studio", "plot", "chart", "rail", "compare", "runs", "fields", "train", "compose",
+    "compose_sheets",
+)  # fmt: skip
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
 HEAD = "".join(
-    f'<link rel="stylesheet" href="/studio/static/{name}.css">' for name in ("studio", "compose")
-) + "".join(
-    f'<script defer src="/studio/static/{name}.js"></script>'
-    for name in ("studio", "chart", "runs", "forms", "compose", "compose_sheets")
+    [
+        *(f'<link rel="stylesheet" href="/studio/static/{name}.css">' for name in _STYLES),
+        *(f'<script defer src="/studio/static/{name}.js"></script>' for name in _SCRIPTS),
+    ]
 )
 _HEADER = """
 <header class="st st-header">
@@ -58,10 +63,9 @@ def build(context: Context) -> gr.Blocks:
         )
         with gr.Tabs(selected="runs", elem_id="st-tabs"):
             with gr.Tab("Train", id="train"):
-                train = train_tab.build(context)
+                train_tab.build(context)
             with gr.Tab("Runs", id="runs"):
-                runs = runs_tab.build(context)
+                runs_tab.build(context)
             with gr.Tab("Compose", id="compose"):
                 compose_tab.build(context)
-        train_tab.connect(train, runs)
     return page

@@ -1,235 +1,189 @@
-"""The Train tab: a short form on the left, what will be made on the right."""
+"""The Train tab: a form of the one schema, short or whole; beside it what the run will take."""
 
 from __future__ import annotations
 
-import html
-import itertools
-import json
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.files import write_text
 from trainers import jobs
-from ui import datasets, form, models, words
+from trainers.importing import read_config
+from trainers.layering import build_spec, to_toml
+from trainers.spec import JobSpec
+from ui import datasets, estimates, form, models, simple_form, words
+from ui.answers import answered
 from ui.context import Context
-from ui.form import Answers
-from ui.runs_tab import DEMO_PRESET, refuse_second_run
+from ui.runs_tab import DEMO_PRESET
 
 SHOWN_PICTURES = 16
 _THUMBNAIL_PX = 160
-_NUMBERS = itertools.count()
-_FIELDS = ("preset", "pictures", "folder", "base", "name", "trigger", "steps", "rank", "lr")
+_SETTINGS_ENDINGS = (".toml", ".json", ".safetensors")
+
+Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TrainTab:
-    """The parts that other tabs speak to."""
+def build(context: Context) -> gr.HTML:
+    """The tab's only element."""
+    return gr.HTML(
+        html_template='<div class="st st-train"></div>',
+        js_on_load="Studio.mountTrain(element, server)",
+        server_functions=server_functions(context),
+        apply_default_css=False,
+        elem_id="st-train",
+    )
 
-    pictures: gr.Radio
-    folder: gr.Textbox
+
+def server_functions(context: Context) -> list[Callable[[Any], Json]]:
+    """What the page may ask. Each takes one JSON object and answers with one."""
+    functions = (*_filling(context), *_using(context))
+    return [answered(function) for function in functions]
 
 
-def build(context: Context) -> TrainTab:
-    """Build the tab and wire its own events."""
-    first = form.start_of(DEMO_PRESET)
-    with gr.Row(elem_classes="st-train"):
-        with gr.Column(elem_classes="st-form", scale=3, min_width=320):
-            preset = gr.Dropdown(
-                form.preset_choices(),
-                value=DEMO_PRESET,
-                label="What are you teaching?",
-                info="Picks settings known to suit it; everything below can still be changed.",
-                elem_id="st-preset",
-            )
-            pictures = gr.Radio(
-                [*form.DEMO_FOLDERS, form.OWN_PICTURES],
-                value=first.pictures,
-                label="Pictures",
-                info="The pictures and captions to learn from.",
-                elem_id="st-pictures",
-            )
-            folder = gr.Textbox(
-                "",
-                label="Folder",
-                info="On this studio's computer. A .txt beside a picture is its caption.",
-                placeholder="/home/me/pictures/my-cat",
-                visible=first.pictures == form.OWN_PICTURES,
-                elem_id="st-folder",
-            )
-            base = gr.Dropdown(
-                models.offered(context.models),
-                value=first.base,
-                label="Base model",
-                info="The model your LoRA will work with; choose what you draw with.",
-                allow_custom_value=True,
-                elem_id="st-base",
-            )
-            with gr.Row(elem_classes="st-pair"):
-                name = gr.Textbox(
-                    first.name, label="Name", info="Becomes the file name.", elem_id="st-name"
-                )
-                trigger = gr.Textbox(
-                    first.trigger,
-                    label="Trigger word",
-                    info="The word that calls your subject up in a prompt.",
-                    elem_id="st-trigger",
-                )
-            with gr.Row(elem_classes="st-pair"):
-                steps = gr.Textbox(
-                    first.steps,
-                    label="Training steps",
-                    info="More steps learn more and, past some point, memorise.",
-                    elem_id="st-steps",
-                )
-                rank = gr.Textbox(
-                    first.rank,
-                    label="Detail (rank)",
-                    info="How much the LoRA can hold; higher makes larger files.",
-                    elem_id="st-rank",
-                )
-                lr = gr.Textbox(
-                    first.lr,
-                    label="Learning rate",
-                    info="How far each step moves; halve it if pictures look burnt.",
-                    elem_id="st-lr",
-                )
-        with gr.Column(elem_classes="st-side", scale=2, min_width=300):
-            preview = gr.HTML(
-                _dataset_card(context, form.DEMO_FOLDERS.get(first.pictures, "")),
-                elem_classes="st-block",
-                apply_default_css=False,
-            )
-            with gr.Row(elem_classes="st-actions"):
-                start = gr.Button("Start training", variant="primary", elem_id="st-start")
-                copy = gr.Button("Copy command", elem_id="st-copy")
-            said = gr.HTML(
-                "",
-                js_on_load="Studio.mountSaid(element, watch)",
-                elem_id="st-said",
-                elem_classes="st-block",
-                apply_default_css=False,
-            )
-            marks = gr.HTML(
-                "",
-                js_on_load="Studio.mountMarks(element, watch)",
-                elem_id="st-marks",
-                elem_classes="st-block",
-                apply_default_css=False,
-            )
-    fields = [preset, pictures, folder, base, name, trigger, steps, rank, lr]
+def _filling(context: Context) -> tuple[Callable[[Any], Json], ...]:
+    def studio_form(_request: Any) -> Json:
+        """Every field, what the choices are, and what the form begins with."""
+        return {
+            "simple": [asdict(field) for field in simple_form.FIELDS],
+            "sections": form.section_titles(),
+            "fields": [asdict(field) for field in form.fields()],
+            "presets": simple_form.preset_choices(),
+            "folders": list(simple_form.DEMO_FOLDERS.items()),
+            "bases": models.offered(context.models),
+            "preset": DEMO_PRESET,
+            "values": form.to_texts(simple_form.start_of(DEMO_PRESET)),
+        }
 
-    def fill(chosen: str) -> list[Any]:
-        try:
-            at = form.start_of(chosen)
-        except InputError:
-            return [gr.skip()] * 8
-        shown = gr.update(visible=at.pictures == form.OWN_PICTURES)
-        return [at.pictures, shown, at.base, at.name, at.trigger, at.steps, at.rank, at.lr]
+    def studio_load(request: Any) -> Json:
+        """Settings of a `preset`, a `run`, an `upload` or the file at a `path`."""
+        asked = request if isinstance(request, dict) else {}
+        notes: tuple[str, ...] = ()
+        if isinstance(asked.get("preset"), str):
+            spec = simple_form.start_of(asked["preset"])
+        elif asked.get("run") is not None:
+            follower = context.followers.get(asked["run"])
+            if follower is None:
+                raise InputError("That run is gone. Choose another one.")
+            spec = follower.run.spec()
+        elif asked.get("upload") is not None:
+            spec, notes = _read_upload(context, asked["upload"])
+        elif isinstance(asked.get("path"), str):
+            path = Path(asked["path"].strip()).expanduser()
+            _ending(path.name)
+            spec, notes = _read(path)
+        else:
+            raise InputError("Say what to load: a preset, a run or a file.")
+        return {"values": form.to_texts(spec), "notes": [printable(n, 300) for n in notes]}
 
-    def show_folder(kind: str) -> Any:
-        return gr.update(visible=kind == form.OWN_PICTURES)
+    def studio_afresh(request: Any) -> Json:
+        """`{values, name}`: the section of a kind that was chosen anew, at its defaults."""
+        return {"values": simple_form.afresh(_texts(request), str(request.get("name", "")))}
 
-    def look(kind: str, typed: str) -> str:
-        return _dataset_card(context, form.DEMO_FOLDERS.get(kind, typed))
+    return studio_form, studio_load, studio_afresh
 
-    def begin(*given: Any) -> tuple[str, str]:
-        answers = _answers(*given)
-        wrong = form.problems(answers)
-        said = "" if wrong else _begin(context, answers)
-        return said, _marks(answers, wrong, focus=True)
 
-    def show_command(*given: Any) -> tuple[str, str]:
-        answers = _answers(*given)
-        wrong = form.problems(answers)
+def _using(context: Context) -> tuple[Callable[[Any], Json], ...]:
+    def studio_check(request: Any) -> Json:
+        """What is wrong by field, the pictures, what the run will take, whether it has to wait."""
+        texts = _texts(request)
+        wrong = simple_form.problems(texts)
+        answer: Json = {
+            "problems": wrong,
+            "pictures": _pictures(context, texts.get("data.folder", "")),
+            "waits": _has_to_wait(context),
+            "memory": None,
+            "duration": None,
+        }
+        if not wrong:
+            spec = simple_form.to_spec(texts)
+            answer["memory"] = estimates.memory(spec, context.hardware.total_bytes())
+            answer["duration"] = estimates.duration(spec, context.followers.glance())
+        return answer
+
+    def studio_submit(request: Any) -> Json:
+        """Put the run in line, or give a waiting run (`edit`) these settings."""
+        texts = _texts(request)
+        wrong = simple_form.problems(texts)
         if wrong:
-            return "", _marks(answers, wrong, focus=True)
-        return _told(answers, "copy", form.command(answers, _runs_folder(context.runs))), _marks(
-            answers, {}
-        )
+            return {"problems": wrong}
+        spec = simple_form.to_spec(texts)
+        if request.get("edit"):
+            return {"run": _edit(context, request["edit"], spec)}
+        run = jobs.prepare(context.runs, spec.save.name or "run", spec)
+        context.queue.add(run)
+        context.scheduler.wake()
+        return {"run": run.path.name}
 
-    def check(*given: Any) -> str:
-        answers = _answers(*given)
-        wrong = form.problems(answers)
-        if not answers.location.strip():
-            wrong.pop("folder", None)  # nothing typed yet is no mistake yet
-        return _marks(answers, wrong)
+    def studio_command(request: Any) -> Json:
+        """The same run as a command line."""
+        spec = simple_form.to_spec(_texts(request))
+        preset = str(request.get("preset") or "")
+        return {"text": simple_form.command(spec, preset, _runs_folder(context.runs))}
 
-    preset.input(
-        fill, preset, [pictures, folder, base, name, trigger, steps, rank, lr],
-        api_visibility="private", show_progress="hidden",
-    )  # fmt: skip
-    pictures.change(show_folder, pictures, folder, api_visibility="private", show_progress="hidden")
-    # An event of its own for each: one for both drops what is typed while it answers the other.
-    for changed in (pictures.change, folder.change, folder.blur):
-        changed(
-            look, [pictures, folder], preview,
-            api_visibility="private", show_progress="hidden", trigger_mode="always_last",
-            concurrency_id="look", concurrency_limit=1,
-        )  # fmt: skip
-    gr.on(
-        [field.change for field in fields], check, fields, marks,
-        api_visibility="private", show_progress="hidden", trigger_mode="always_last",
-    )  # fmt: skip
-    start.click(
-        begin, fields, [said, marks],
-        api_visibility="private", show_progress="hidden", trigger_mode="once",
-    )  # fmt: skip
-    copy.click(
-        show_command, fields, [said, marks], api_visibility="private", show_progress="hidden"
-    )
-    return TrainTab(pictures, folder)
+    def studio_toml(request: Any) -> Json:
+        """The settings as a TOML file's text, and a name for it."""
+        spec = simple_form.to_spec(_texts(request))
+        name = re.sub(r"[^\w.-]+", "-", spec.save.name or "settings")
+        return {"text": to_toml(spec), "name": f"{name}.toml"}
+
+    return studio_check, studio_submit, studio_command, studio_toml
 
 
-def connect(tab: TrainTab, runs: gr.HTML) -> None:
-    """`Use my own pictures` on the Runs tab opens the folder box here."""
-    runs.own(
-        lambda: form.OWN_PICTURES, None, tab.pictures,
-        api_visibility="private", show_progress="hidden",
-    )  # fmt: skip
+def _texts(request: Any) -> Mapping[str, str]:
+    values = request.get("values") if isinstance(request, dict) else None
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise InputError("The form did not arrive whole. Reload the page.")
+    return values
 
 
-def _answers(*given: Any) -> Answers:
-    texts = ["" if value is None else str(value) for value in given]
-    return Answers(**dict(zip(_FIELDS, texts, strict=True)))
+def _edit(context: Context, name: object, spec: JobSpec) -> str:
+    follower = context.followers.get(name)
+    if follower is None or follower.status() != "prepared":
+        raise InputError("That run has begun, so its settings stay. Start a new one instead.")
+    write_text(follower.run.spec_file, to_toml(spec))
+    return follower.run.path.name
 
 
-def _begin(context: Context, answers: Answers) -> str:
+def _read(path: Path) -> tuple[JobSpec, tuple[str, ...]]:
+    """The settings in a file of any known dialect, and what could not be carried over."""
+    imported = read_config(path)
+    return build_spec([imported.layer]), imported.notes
+
+
+def _read_upload(context: Context, picked: object) -> tuple[JobSpec, tuple[str, ...]]:
+    """The same of an upload, which is dropped; it has no ending, so it gets its name's."""
+    upload = context.uploads.find(picked)
+    ended = upload.path.with_name(upload.path.name + _ending(upload.name))
     try:
-        spec = form.to_spec(answers)
-        refuse_second_run(context)
-        run = jobs.prepare(context.runs, answers.name or "run", spec)
-        jobs.start(run)
+        ended.symlink_to(upload.path)
+        return _read(ended)
     except InputError as error:
-        return _note(answers, "bad", str(error))
-    except OSError as error:
-        return _note(answers, "bad", f"The disk refused: {error.strerror or error}.")
-    return _told(answers, "run", run.path.name)
+        told = str(error).replace(str(ended), upload.name).replace(ended.name, upload.name)
+        raise InputError(told) from None
+    finally:
+        ended.unlink(missing_ok=True)
+        context.uploads.drop(str(picked))
 
 
-def _told(answers: Answers, what: str, value: str) -> str:
-    """A message to the page's script about this state of the form."""
-    return (
-        f'<div class="st" data-{what}="{html.escape(value, quote=True)}" {_about(answers)}></div>'
+def _ending(name: str) -> str:
+    ending = Path(name).suffix.lower()
+    if ending not in _SETTINGS_ENDINGS:
+        raise InputError(
+            f"{printable(name, 80)}: is not a settings file. Choose a .toml, a kohya .json, or an "
+            "adapter's .safetensors."
+        )
+    return ending
+
+
+def _has_to_wait(context: Context) -> bool:
+    return bool(context.queue.names()) or any(
+        follower.status() in {"running", "paused"} for follower in context.followers.glance()
     )
-
-
-def _about(answers: Answers) -> str:
-    """Which state of the form a message is about; the number makes two equal messages differ."""
-    return f'data-form="{hash(answers):x}" data-number="{next(_NUMBERS)}"'
-
-
-def _marks(answers: Answers, wrong: dict[str, str], *, focus: bool = False) -> str:
-    """What is wrong, by field, for the page to write beside the fields."""
-    told = html.escape(json.dumps({"wrong": wrong, "focus": focus}), quote=True)
-    return f'<i data-marks="{told}" {_about(answers)}></i>'
-
-
-def _note(answers: Answers, kind: str, text: str) -> str:
-    shown = html.escape(printable(text, 500))
-    return f'<p class="st st-note st-{kind}" role="alert" {_about(answers)}>{shown}</p>'
 
 
 def _runs_folder(runs: Path) -> str:
@@ -238,33 +192,31 @@ def _runs_folder(runs: Path) -> str:
     return runs.relative_to(beside).as_posix() if runs.is_relative_to(beside) else str(runs)
 
 
-def _dataset_card(context: Context, location: str) -> str:
+def _pictures(context: Context, location: str) -> Json:
     """How many pictures, the first of them, and their captions."""
     try:
         found = datasets.look(location)
     except InputError as error:
-        text = html.escape(printable(error, 300)) if location.strip() else (
+        text = printable(error, 300) if location.strip() else (
             "Type the folder that holds your pictures: 10 to 40 suit a character, more a style."
         )  # fmt: skip
-        return f'<section class="st st-card st-dataset"><h2>Pictures</h2><p>{text}</p></section>'
-    figures = []
-    for path in found.pictures[:SHOWN_PICTURES]:
-        url = context.shelf.picture(path, _THUMBNAIL_PX)
-        caption = html.escape(found.caption(path) or "no caption file", quote=True)
-        figures.append(
-            f'<figure title="{caption}"><img src="{url}" alt="{caption}" loading="lazy">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+        return {"title": "Pictures", "text": text, "shown": [], "more": 0}
+    shown = found.pictures[:SHOWN_PICTURES]
     count = words.counted(len(found.pictures), "picture")
     captions = (
         "all with captions"
         if found.captioned == len(found.pictures)
         else f"{found.captioned:,} with a caption"
     )
-    more = len(found.pictures) - len(figures)
-    rest = f'<p class="st-muted">and {more:,} more</p>' if more else ""
-    return (
-        '<section class="st st-card st-dataset"><div class="st-card-head"><h2>'
-        f'{html.escape(words.place(location))}</h2><span class="st-muted">{count}, {captions}'
-        f'</span></div><div class="st-thumbs">{"".join(figures)}</div>{rest}</section>'
-    )
+    return {
+        "title": words.place(location),
+        "text": f"{count}, {captions}",
+        "shown": [
+            {
+                "url": context.shelf.picture(path, _THUMBNAIL_PX),
+                "caption": found.caption(path) or "no caption file",
+            }
+            for path in shown
+        ],
+        "more": len(found.pictures) - len(shown),
+    }

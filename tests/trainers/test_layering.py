@@ -7,8 +7,9 @@ import tomllib
 import pytest
 
 from lora_diffusion.errors import InputError
+from trainers.argv import to_argv
 from trainers.dreambooth_lora import parse
-from trainers.layering import build_spec, preset_names, read_preset, to_argv, to_toml
+from trainers.layering import build_spec, preset_names, read_preset, to_toml
 from trainers.spec import JobSpec
 
 FULL = {

@@ -12,8 +12,9 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from tests.conftest import make_parts
 from trainers import checkpoint
+from trainers.argv import to_argv
 from trainers.averaging import ShownWeights
-from trainers.layering import build_spec, to_argv
+from trainers.layering import build_spec
 from trainers.optim import limit_norms, make_optimizer, set_lr, shown_lr
 from trainers.spec import OptimizerKind, OptimSpec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ui.made_runs import make_run
+from tests.ui import made_runs
 from ui.context import Context, open_context
 
 
@@ -30,10 +30,6 @@ def context(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
 
 @pytest.fixture
 def every_state(runs: Path) -> Path:
-    """Runs that finished, failed, were stopped, were interrupted, and that is running."""
-    make_run(runs, "finished", steps=20, every=10)
-    make_run(runs, "failed", steps=20, every=10, reached=12, outcome="failed")
-    make_run(runs, "stopped", steps=20, every=10, reached=12, outcome="stopped")
-    make_run(runs, "interrupted", steps=20, every=10, reached=12, outcome=None)
-    make_run(runs, "running", steps=20, every=10, reached=12, outcome=None, alive=True)
+    """Runs in every state but waiting, each named after its own."""
+    made_runs.every_state(runs)
     return runs

@@ -16,6 +16,7 @@ from trainers import jobs
 from trainers.events import EventLog
 from trainers.jobs import RunDir
 from trainers.layering import build_spec
+from trainers.queue import Queue
 
 PROMPTS = ("a sks creature on a blue background", "a creature on a blue background")
 _COLOURS = ("#2563eb", "#f5d33c", "#2fa84f", "#e05252")
@@ -46,6 +47,8 @@ def make_run(
     outcome: str | None = "finished",
     failure: str = "The graphics card ran out of memory. Lower data.resolution_px.",
     alive: bool = False,
+    paused: bool = False,
+    validated: bool = False,
     prompts: tuple[str, ...] = PROMPTS,
     resumed_at: int = 0,
 ) -> RunDir:
@@ -78,6 +81,13 @@ def make_run(
         if step % every == 0:
             preview(log, run, step, steps, prompts)
             log.write("checkpoint", step=step, file=f"checkpoints/{step}.safetensors")
+            export = run.exports / f"{name}-step{step:08d}.safetensors"
+            export.parent.mkdir(exist_ok=True)
+            save_file({"a": np.zeros((2, 2), np.float32)}, export)
+            log.write("export", step=step, file=f"exports/{export.name}", final=False)
+        if validated and step % max(1, steps // 10) == 0:
+            off = 0.03 * abs(step / steps - 0.7)
+            log.write("validation", step=step, loss=0.1 + 0.1 * math.exp(-step / steps * 5) + off)
     run.log_file.write_text("Training on cpu, 2 threads\nstep 1\n", encoding="utf-8")
     if outcome == "finished":
         save_file({"a": np.zeros((2, 2), np.float32)}, run.adapter_file(spec))
@@ -86,6 +96,8 @@ def make_run(
         log.write("stopped", step=reached, signal="SIGTERM", checkpoint=f"checkpoints/{reached}")
     elif outcome == "failed":
         log.write("failed", text=failure, defect=False)
+    if paused:
+        log.write("paused", step=reached, checkpoint=f"{reached}.safetensors")
     log.close()
     age_pace(run)
     if alive:
@@ -114,3 +126,20 @@ def age_pace(run: RunDir) -> None:
     for number, line in enumerate(lines):
         line["at"] = round(start + 0.3 * number, 3)
     run.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def every_state(runs: Path) -> None:
+    """Runs that finished, failed, were stopped or interrupted, are paused, and that is running."""
+    make_run(runs, "finished", steps=20, every=10, validated=True)
+    make_run(runs, "failed", steps=20, every=10, reached=12, outcome="failed")
+    make_run(runs, "stopped", steps=20, every=10, reached=12, outcome="stopped")
+    make_run(runs, "interrupted", steps=20, every=10, reached=12, outcome=None)
+    make_run(runs, "paused", steps=20, every=10, reached=12, outcome=None, alive=True, paused=True)
+    make_run(runs, "running", steps=20, every=10, reached=12, outcome=None, alive=True)
+
+
+def make_waiting(runs: Path, *names: str) -> None:
+    """Prepared runs in line."""
+    queue = Queue(runs)
+    for name in names:
+        queue.add(jobs.prepare(runs, name, build_spec([])))

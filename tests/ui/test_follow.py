@@ -26,9 +26,9 @@ def test_only_new_events_are_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -
     log.write("step", step=13, loss=0.1, lr=1e-4, grad_norm=1, seconds=0.1, peak_bytes=0)
     reads: list[int] = []
 
-    def noted(path: Path, offset: int) -> tuple[list[Event], int]:
+    def noted(path: Path, offset: int, most_bytes: int) -> tuple[list[Event], int]:
         reads.append(offset)
-        return read_events(path, offset)
+        return read_events(path, offset, most_bytes)
 
     monkeypatch.setattr(ui.follow, "read_events", noted)
     assert follower.catch_up().step == 13

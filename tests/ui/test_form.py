@@ -1,133 +1,98 @@
-"""The simple form becomes settings through the one schema."""
+"""The form says every setting, and says it back: to TOML, to the command line, to itself."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import replace
-from pathlib import Path
+import re
+import tomllib
 
 import pytest
 
 from lora_diffusion.errors import InputError
-from tests.ui.made_runs import picture
+from tests.ui.generated_specs import valid_specs
+from trainers.argv import to_argv
 from trainers.dreambooth_lora import parse
-from trainers.layering import build_spec, read_preset
+from trainers.layering import build_spec, preset_names, read_preset, to_toml
+from trainers.spec import JobSpec
 from ui import form
-from ui.form import Answers
-from ui.runs_tab import DEMO_PRESET
+from ui.form import FormError
 
 
-@pytest.fixture
-def answers() -> Answers:
-    """The form as the demo preset fills it."""
-    return _filled(DEMO_PRESET)
+@pytest.fixture(scope="module")
+def generated() -> list[JobSpec]:
+    """200 valid specs that between them set every field."""
+    return list(valid_specs(200, seed=1))
 
 
-def _filled(preset: str) -> Answers:
-    at = form.start_of(preset)
-    return Answers(preset, at.pictures, "", at.base, at.name, at.trigger, at.steps, at.rank, at.lr)
+def test_the_generated_specs_are_different_and_set_every_field(generated: list[JobSpec]) -> None:
+    assert len({to_toml(spec) for spec in generated}) == 200
+    default = form.to_texts(JobSpec())
+    texts = [form.to_texts(spec) for spec in generated]
+    assert all(any(each[name] != default[name] for each in texts) for name in default)
 
 
-@pytest.mark.parametrize("preset", [name for _, name in form.preset_choices()])
-def test_every_preset_fills_the_form_and_comes_back_unchanged(preset: str) -> None:
-    at = form.start_of(preset)
-    filled = _filled(preset)
-    wanted = build_spec([read_preset(preset)])
-    if at.pictures != form.OWN_PICTURES:
-        spec = form.to_spec(filled)
-        assert spec.model_copy(update={"save": wanted.save}) == wanted
-        assert spec.save.name == at.name
+def test_form_to_toml_to_form_is_identical(generated: list[JobSpec]) -> None:
+    for spec in generated:
+        texts = form.to_texts(spec)
+        from_form = build_spec([form.to_layer(texts)])
+        again = build_spec([tomllib.loads(to_toml(from_form))])
+        assert form.to_texts(again) == texts and again == spec
 
 
-def test_the_demos_come_first() -> None:
-    labels = [label for label, _ in form.preset_choices()]
-    assert labels[0] == "Demo character"
-    assert all("-" not in label and "_" not in label for label in labels)
+def test_toml_to_command_line_is_the_same_spec(generated: list[JobSpec]) -> None:
+    for spec in generated:
+        read = build_spec([tomllib.loads(to_toml(spec))])
+        assert parse([*to_argv(read), "--output_dir", "x"]).spec == spec
 
 
-def test_rate_and_alpha_keep_the_presets_proportions(answers: Answers) -> None:
-    before = form.to_spec(answers)
-    after = form.to_spec(replace(answers, lr=str(before.optim.lr_unet / 2), rank="4"))
-    assert after.optim.lr_text == pytest.approx(before.optim.lr_text / 2)
-    assert after.adapter.rank == 4
-    if before.adapter.alpha is not None:
-        assert after.adapter.alpha == pytest.approx(before.adapter.alpha * 4 / before.adapter.rank)
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_comes_back(preset: str) -> None:
+    spec = build_spec([read_preset(preset)])
+    assert build_spec([form.to_layer(form.to_texts(spec))]) == spec
+
+
+def test_every_setting_is_a_field_with_help_once() -> None:
+    names = [field.name for field in form.fields()]
+    assert len(names) == len(set(names))
+    assert set(names) == form.to_texts(JobSpec()).keys()
+    assert all(field.help for field in form.fields())
+    assert {field.section for field in form.fields()} == form.section_titles().keys()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "expected"),
+    ("name", "text", "value"),
     [
-        ("lr", "fast", "Must be a valid number."),
-        ("lr", "-1", "Must be greater than or equal to 0."),
-        ("lr", "nan", "Must"),
-        ("steps", "0", "Must be greater than or equal to 1."),
-        ("steps", "12.5", "Must be a valid integer."),
-        ("steps", "", "Must be a valid integer."),
-        ("rank", "9999999", "Must be less than or equal to 1024."),
-        ("rank", "", "Must be a valid integer."),
-        ("name", "../up", "must be a plain file name"),
-        ("name", "a\x00b", "must be a plain file name"),
-        ("base", "", "Choose a base model."),
-        ("base", "/no/such/model", "there is no such folder"),
-        ("folder", "/no/such/pictures", "there is no such folder"),
-        ("folder", "", "Type the folder"),
+        ("data.trigger", "", None),
+        ("data.trigger", '""', ""),
+        ("data.trigger", '"half', '"half'),
+        ("data.trigger", "true", "true"),
+        ("preview.negative", "", ""),
+        ("optim.clip_norm", " ", None),
+        ("adapter.rank", " 8 ", "8"),
+        ("preview.prompts", "one\n\n two \n", ["one", " two "]),
+        ("preview.prompts", '"a\\nb"', ["a\nb"]),
+        ("adapter.ranks", "*.attn2.* = 32\na=b = 4", {"*.attn2.*": "32", "a=b": "4"}),
+        ("data.subsets", '[[rows]]\nfolder = "x"', [{"folder": "x"}]),
     ],
 )
-def test_each_problem_stands_at_its_field(
-    answers: Answers, field: str, value: str, expected: str
-) -> None:
-    changed = replace(answers, **{field: value})
-    if field == "folder":
-        changed = replace(changed, pictures=form.OWN_PICTURES)
-    found = form.problems(changed)
-    assert list(found) == [field] and expected in found[field]
-    with pytest.raises(InputError):
-        form.to_spec(changed)
+def test_what_a_text_means(name: str, text: str, value: object) -> None:
+    section, _, field = name.partition(".")
+    # what is unset by default is left out
+    assert form.to_layer({name: text})[section].get(field) == value
 
 
-def test_several_problems_are_told_at_once(answers: Answers) -> None:
-    found = form.problems(replace(answers, lr="x", steps="x", rank="x"))
-    assert set(found) == {"lr", "steps", "rank"}
-
-
-def test_an_unknown_preset_is_a_problem(answers: Answers) -> None:
-    assert "preset" in form.problems(replace(answers, preset="../../etc"))
-
-
-def test_the_copied_command_gives_the_same_settings(answers: Answers, tmp_path: Path) -> None:
-    folder = tmp_path / "my pictures; rm -rf $HOME 'x'"
-    picture(folder / "a.png", 1, "#112233")
-    changed = replace(
-        answers, pictures=form.OWN_PICTURES, folder=str(folder), name="it's mine", steps="30"
-    )
-    words = shlex.split(form.command(changed))
-    assert words[:3] == ["python", "-m", "trainers.dreambooth_lora"]
-    assert parse(words[3:]).spec == form.to_spec(changed)
-    # The demo's own words are gone, and a preset can't be told to leave something out.
-    assert "--preset" not in words
-    assert not form.to_spec(changed).data.class_prompts
-    assert not form.to_spec(changed).preview.prompts
-
-
-def test_the_copied_command_is_short_where_the_preset_says_the_rest(answers: Answers) -> None:
-    changed = replace(answers, steps="30")
-    words = shlex.split(form.command(changed, "/elsewhere/runs"))
-    assert parse(words[3:]).spec == form.to_spec(changed)
-    assert "--preset" in words and len(words) < 20
-    assert words[words.index("--output_dir") + 1].startswith("/elsewhere/runs/")
-
-
-def test_a_command_that_takes_something_back_says_it_all(answers: Answers) -> None:
-    changed = replace(answers, trigger="")
-    words = shlex.split(form.command(changed))
-    assert "--preset" not in words
-    assert parse(words[3:]).spec == form.to_spec(changed)
-
-
-def test_paths_are_stored_in_full(
-    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    picture(tmp_path / "cats/a.png", 1, "#112233")
-    monkeypatch.chdir(tmp_path)
-    spec = form.to_spec(replace(answers, pictures=form.OWN_PICTURES, folder="cats", base="cats"))
-    assert spec.data.folder == spec.model.base == str(tmp_path / "cats")
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("adapter.ranks", "mid", "pattern = number"),
+        ("data.subsets", "[[rows", "not valid TOML"),
+        ("data.subsets", "folder = 'x'", "[[rows]]"),
+        ("no.such", "1", "is not a setting"),
+        ("adapter.no_such", "1", "is not a setting"),
+        ("adapter.rank.x", "1", "is not a setting"),
+    ],
+)
+def test_what_cannot_be_read_is_told_at_its_field(name: str, text: str, told: str) -> None:
+    with pytest.raises(FormError, match=re.escape(told)) as caught:
+        form.to_layer({name: text})
+    assert caught.value.name == name
+    assert isinstance(caught.value, InputError)

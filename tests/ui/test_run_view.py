@@ -23,8 +23,10 @@ def _view(run: object) -> dict[str, object]:
 def test_a_finished_run_can_be_downloaded_and_tried(runs: Path) -> None:
     view = _view(make_run(runs, "paper flowers", steps=20, every=10))
     assert view["status"] == "finished" and view["share"] == 1.0
-    assert view["adapter"]["name"] == "paper-flowers.safetensors"  # type: ignore[index]
-    assert view["adapter"]["url"].startswith("/studio/adapter/")  # type: ignore[index]
+    exports = view["exports"]
+    assert [each["step"] for each in exports] == [10, 20]  # type: ignore[attr-defined]
+    assert exports[1]["name"] == "paper-flowers.safetensors"  # type: ignore[index]
+    assert exports[1]["url"].startswith("/studio/adapter/")  # type: ignore[index]
     assert view["note"]["kind"] == "good" and view["took"] == "1 min 27 s"  # type: ignore[index]
     assert not view["resumable"]
     assert view["subtitle"] == "Demo base · Demo character · 14 pictures · rank 8"
@@ -41,12 +43,13 @@ def test_previews_carry_prompts_and_both_sizes(runs: Path) -> None:
 
 def test_a_running_run_says_when_it_will_be_done(runs: Path) -> None:
     view = _view(make_run(runs, "a", steps=100, every=40, reached=60, outcome=None, alive=True))
-    assert view["status"] == "running" and not view["resumable"] and view["adapter"] is None
+    assert view["status"] == "running" and not view["resumable"]
+    assert [each["step"] for each in view["exports"]] == [40]  # type: ignore[attr-defined]
     assert view["left_seconds"] == pytest.approx(40 * 0.3, rel=0.2)
     assert view["next_preview"] == {"step": 80, "seconds": pytest.approx(6.0)}
     figures = {f["label"]: f for f in view["figures"]}  # type: ignore[attr-defined]
     assert figures["Speed"]["value"] == "3.3" and figures["Speed"]["unit"] == "steps/s"
-    assert figures["Step"]["value"] == "60" and figures["Memory"]["unit"] == "GB"
+    assert figures["Memory"]["unit"] == "GB" and figures["Validation"]["value"] == "–"
 
 
 def test_a_failed_run_gives_its_one_sentence_and_what_is_safe(runs: Path) -> None:
@@ -54,9 +57,9 @@ def test_a_failed_run_gives_its_one_sentence_and_what_is_safe(runs: Path) -> Non
     assert view["note"] == {
         "kind": "bad",
         "title": "The graphics card ran out of memory. Lower data.resolution_px.",
-        "text": "Step 40 is saved; Resume goes on from there.",
+        "text": "Nothing is lost: step 40 is saved, and Resume goes on from there.",
     }
-    assert view["resumable"]
+    assert view["resumable"] and view["short_of_memory"]
 
 
 @pytest.mark.parametrize(("outcome", "saved"), [("stopped", 60), (None, 40)])
@@ -64,7 +67,43 @@ def test_stopped_and_interrupted_runs_can_be_resumed(
     runs: Path, outcome: str | None, saved: int
 ) -> None:
     view = _view(make_run(runs, "a", steps=100, every=40, reached=60, outcome=outcome))
-    assert view["resumable"] and f"Step {saved} is saved" in view["note"]["text"]  # type: ignore[index]
+    assert view["resumable"] and f"step {saved} is saved" in view["note"]["text"]  # type: ignore[index]
+
+
+def test_a_paused_run_holds_its_place_until_it_goes_on(runs: Path) -> None:
+    run = make_run(runs, "a", steps=100, reached=60, outcome=None, alive=True, paused=True)
+    view = _view(run)
+    assert view["status"] == "paused" and view["left_seconds"] is None
+    assert view["note"]["title"] == "Paused at step 60."  # type: ignore[index]
+    log = EventLog(run.events_file)
+    log.write("preview", step=60, pictures=[])
+    assert _view(run)["status"] == "paused", "it samples while it holds"
+    log.write("unpaused", step=60)
+    assert _view(run)["status"] == "running"
+    log.write("paused", step=61, checkpoint="x")
+    log.write("stopped", step=61, signal="SIGTERM", checkpoint="x")
+    run.process_file.write_text('{"pid": 1, "created": 1.0}')
+    assert _view(run)["status"] == "stopped"
+
+
+def test_the_best_step_is_named_where_validation_rises_after_it(runs: Path) -> None:
+    run = make_run(runs, "a", steps=100, every=50, validated=True)
+    view = _view(run)
+    assert view["best_step"] == 70
+    assert "Step 70 looks best" in view["note"]["title"]  # type: ignore[index]
+    assert [step for step, _ in view["validation"]] == list(range(10, 101, 10))  # type: ignore[attr-defined]
+    follower = Follower(run)
+    follower.glance()
+    assert run_view.card(follower, Shelf())["line"] == "1 min 27 s · best at step 70"
+    rising = _view(make_run(runs, "b", steps=100, every=50))
+    assert rising["best_step"] is None
+
+
+def test_a_waiting_run_says_what_for(runs: Path) -> None:
+    follower = Follower(make_run(runs, "a", steps=4, reached=0, outcome=None))
+    view = run_view.view(follower, Shelf(), "It starts in a moment.")
+    assert view["status"] == "waiting"
+    assert view["note"] == {"kind": "plain", "title": "Waiting.", "text": "It starts in a moment."}
 
 
 def test_a_process_that_died_early_tells_what_its_log_knows(runs: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.ui.made_runs import make_run
-from trainers import jobs
+from tests.ui.made_runs import make_run, make_waiting
+from trainers import control, jobs
 from trainers.jobs import RunDir
+from trainers.layering import build_spec
+from trainers.queue import Waiting
 from ui import runs_tab
 from ui.context import Context
 from ui.runs_tab import server_functions
@@ -21,19 +23,6 @@ def ask(context: Context) -> Any:
     """`ask(name, request)`."""
     functions = {f.__name__: f for f in server_functions(context)}
     return lambda name, request=None: functions[name](request)
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """Runs that would have been started."""
-    calls: list[tuple[str, bool]] = []
-
-    def start(run: RunDir, *, resume: bool = False) -> int:
-        calls.append((run.path.name, resume))
-        return 1
-
-    monkeypatch.setattr(jobs, "start", start)
-    return calls
 
 
 def test_nothing_to_show(ask: Any) -> None:
@@ -53,46 +42,97 @@ def test_the_running_run_comes_first_unless_another_is_asked_for(
     assert ask("studio_poll", {})["run"]["id"] == "running"
     assert ask("studio_poll", {"run": "failed"})["run"]["id"] == "failed"
     assert ask("studio_poll", {"run": "../failed"})["run"]["id"] == "running"
-    assert len(ask("studio_poll")["cards"]) == 5
+    assert len(ask("studio_poll")["cards"]) == 6
 
 
 def test_nothing_new_is_said_shortly(ask: Any, every_state: Path) -> None:
     first = ask("studio_poll", {"run": "failed"})
     again = ask("studio_poll", {"run": "failed", "seen": first["seen"]})
-    assert again["same"] and "run" not in again
+    assert again["same"] and again["run"] is None
     other = ask("studio_poll", {"run": "stopped", "seen": first["seen"]})
     assert other["run"]["id"] == "stopped"
 
 
+_NAMES = (
+    "studio_stop", "studio_pause", "studio_unpause", "studio_save", "studio_sample",
+    "studio_resume", "studio_unqueue", "studio_log", "studio_settings",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("request_", [None, [], "x", 3, {"run": {}}, {"run": ["a"]}, {"run": "no"}])
-@pytest.mark.parametrize("name", ["studio_stop", "studio_resume", "studio_log", "studio_settings"])
+@pytest.mark.parametrize("name", _NAMES)
 def test_odd_requests_get_one_sentence(
-    ask: Any, every_state: Path, started: list[Any], name: str, request_: Any
+    ask: Any, context: Context, every_state: Path, name: str, request_: Any
 ) -> None:
     assert ask(name, request_) == {"error": "That run is gone. Choose another one."}
-    assert not started
+    assert not context.queue.names()
     json.dumps(ask("studio_poll", request_))
 
 
-def test_resume_and_start(ask: Any, runs: Path, started: list[tuple[str, bool]]) -> None:
+@pytest.mark.parametrize("name", _NAMES[:5])
+def test_what_has_ended_cannot_be_steered(ask: Any, every_state: Path, name: str) -> None:
+    for run in ("finished", "failed", "stopped", "interrupted"):
+        assert ask(name, {"run": run}) == {"error": "That run has ended already."}
+        assert not (every_state / run / "control").exists()
+
+
+def test_a_run_is_steered_by_its_control_files(ask: Any, every_state: Path) -> None:
+    folder = every_state / "running/control"
+    for name in ("studio_pause", "studio_save", "studio_sample"):
+        assert ask(name, {"run": "running"}) == {}
+    assert control.is_paused(folder) and control.take(folder) == ["save", "sample"]
+    assert ask("studio_unpause", {"run": "running"}) == {}
+    assert not control.is_paused(folder)
+
+
+def test_resume_and_start_go_through_the_line(ask: Any, context: Context, runs: Path) -> None:
     make_run(runs, "stopped", steps=20, reached=12, outcome="stopped")
     spec = make_run(runs, "other", steps=4).spec()
     prepared = jobs.prepare(runs, "prepared", spec)
     assert ask("studio_resume", {"run": "stopped"}) == {}
     assert ask("studio_resume", {"run": prepared.path.name}) == {}
-    assert started == [("stopped", True), ("prepared", False)]
+    assert context.queue.waiting() == [Waiting("stopped", resume=True), Waiting("prepared")]
 
 
-def test_a_second_run_is_refused(ask: Any, every_state: Path, started: list[Any]) -> None:
-    for name, request in (("studio_resume", {"run": "stopped"}), ("studio_demo", {})):
-        assert "'running' is training now" in ask(name, request)["error"]
-    assert not started
+def test_resuming_with_less_memory_changes_what_costs_it(ask: Any, context: Context) -> None:
+    run = make_run(context.runs, "failed", steps=20, reached=12, outcome="failed")
+    assert ask("studio_resume", {"run": "failed", "less_memory": True}) == {}
+    changed = run.spec()
+    assert changed.model.gradient_checkpointing and changed.model.low_memory
+    assert changed.schedule == build_spec([{"schedule": {"steps": 20}}]).schedule
 
 
-def test_the_demo_is_one_click(ask: Any, runs: Path, started: list[Any]) -> None:
+def test_the_order_of_the_line_and_what_it_waits_for(ask: Any, every_state: Path) -> None:
+    make_waiting(every_state, "one", "two", "three")
+    assert ask("studio_move", {"run": "three", "place": 0}) == {"waiting": ["three", "one", "two"]}
+    cards = [c for c in ask("studio_poll", {})["cards"] if c["status"] == "waiting"]
+    assert [c["id"] for c in cards] == ["three", "one", "two"]
+    assert "running" in ask("studio_poll", {"run": "three"})["run"]["note"]["text"]
+    assert "number 3" in ask("studio_poll", {"run": "two"})["run"]["note"]["text"]
+    assert ask("studio_unqueue", {"run": "one"}) == {"waiting": ["three", "two"]}
+    assert ask("studio_poll", {"run": "one"})["run"]["status"] == "prepared"
+    for place in (None, "x", 1.5):
+        assert "not a number" in ask("studio_move", {"run": "two", "place": place})["error"]
+    assert "no longer waiting" in ask("studio_move", {"run": "one", "place": 0})["error"]
+
+
+def test_the_demo_is_one_click(ask: Any, context: Context, runs: Path) -> None:
     assert ask("studio_demo", {}) == {"run": "demo-character"}
-    assert started == [("demo-character", False)]
+    assert context.queue.names() == ["demo-character"]
     assert RunDir(runs / "demo-character").spec().data.folder == "bundled:demo_character"
+
+
+def test_runs_are_compared(ask: Any, runs: Path) -> None:
+    make_run(runs, "a", steps=2_000, every=1_000)
+    make_run(runs, "b", steps=20, every=10)
+    answer = ask("studio_compare", {"runs": ["a", "b"]})
+    rows = {row["setting"]: row["values"] for row in answer["settings"]}
+    assert rows["schedule.steps"] == ["2000", "20"] and "adapter.rank" not in rows
+    assert [len(run["curve"]["steps"]) for run in answer["runs"]] == [400, 20]
+    assert answer["runs"][0]["pictures"][0]["url"].startswith("/studio/picture/")
+    for wrong in ([], ["a"], ["a", "b"] * 3):
+        assert "Tick two" in ask("studio_compare", {"runs": wrong})["error"]
+    assert "gone" in ask("studio_compare", {"runs": ["a", "../b"]})["error"]
 
 
 def test_a_full_disk_is_a_sentence(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""A file of settings in any dialect that is known: ours, sd-scripts' TOML, or kohya_ss' JSON."""
+"""A file of settings in any dialect that is known: ours, sd-scripts' TOML, kohya_ss' JSON, or the
+metadata of an adapter."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
+from trainers.importing.adapter import settings_of
 from trainers.importing.kohya import translate
 from trainers.importing.kohya_datasets import translate_datasets
 from trainers.layering import read_toml
@@ -34,6 +36,9 @@ def read_config(path: Path) -> Imported:
     Raises:
         InputError: unreadable, or settings of no known program.
     """
+    if path.suffix.lower() == ".safetensors":
+        layer, notes = settings_of(path)
+        return Imported(layer, tuple(notes))
     if path.suffix.lower() == ".json":
         return _from_flat(_read_json(path), path)
     found = read_toml(path)

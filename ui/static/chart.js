@@ -1,41 +1,44 @@
-// The loss chart: a canvas that draws raw values pale, smoothed ones solid, and marks previews.
+// The loss chart: raw values pale, smoothed ones solid, validation dashed with rings, previews as
+// triangles. Hover shows what the model drew then, a click chooses it, dragging zooms.
 "use strict";
 (() => {
-  const { h, number } = window.Studio;
-  const LEFT = 44, RIGHT = 14, TOP = 10, BOTTOM = 40;
-
-  const niceStep = (span, wanted) => {
-    const rough = span / Math.max(1, wanted);
-    const power = 10 ** Math.floor(Math.log10(rough));
-    return [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough);
-  };
-
-  const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+  const { h, number, quantile } = window.Studio;
+  const { LEFT, TOP, BOTTOM } = window.Studio.Plot.edges;
+  const DRAG_PX = 6; // less is a click
 
   const nearest = (list, wanted, of) =>
     list.reduce((best, item) => (best === null || Math.abs(of(item) - wanted) < Math.abs(of(best) - wanted) ? item : best), null);
 
-  window.Studio.LossChart = class {
+  window.Studio.LossChart = class extends window.Studio.Plot {
     // onPick(step): a preview's step was chosen by clicking.
     constructor(onPick) {
+      super();
       this.onPick = onPick;
       this.data = null;
       this.hover = null;
-      this.canvas = h("canvas", { role: "img", tabindex: "-1" });
+      this.zoom = null; // [first, last] step; null is the whole run
+      this.pull = null; // where a drag began and is, in steps
       this.tip = h("div", { class: "st-tip", hidden: true });
-      this.node = h("div", { class: "st-chart" }, this.canvas, this.tip);
-      new ResizeObserver(() => this.draw()).observe(this.node);
-      window.addEventListener("studio-theme", () => this.draw());
-      this.canvas.addEventListener("pointermove", (event) => this.point(event));
-      this.canvas.addEventListener("pointerleave", () => this.point(null));
-      this.canvas.addEventListener("click", (event) => {
-        const preview = this.previewAt(this.stepAt(event));
-        if (preview) this.onPick(preview.step);
+      this.whole = h("button", { class: "st-button st-small", type: "button", hidden: true, onclick: () => this.zoomTo(null) }, "Whole run");
+      this.node.append(this.tip);
+      this.canvas.addEventListener("pointerdown", (event) => {
+        if (event.button !== 0 || !this.data) return;
+        this.pull = { from: this.stepAt(event), to: this.stepAt(event), x: event.clientX, moved: false };
+        this.canvas.setPointerCapture(event.pointerId);
       });
+      this.canvas.addEventListener("pointermove", (event) => this.point(event));
+      this.canvas.addEventListener("pointerup", (event) => this.release(event));
+      this.canvas.addEventListener("pointercancel", () => (this.pull = null));
+      this.canvas.addEventListener("pointerleave", () => this.point(null));
     }
 
-    // data: {curve, previews, total, chosen, live}
+    // data: {run, curve, validation, best, previews, total, chosen, live}
     show(data) {
+      if (this.data && this.data.run !== data.run) {
+        this.zoomTo(null);
+        this.hover = null;
+        this.showTip();
+      }
       this.data = data;
       const { steps, smooth } = data.curve;
       this.canvas.setAttribute(
@@ -47,43 +50,70 @@
       this.draw();
     }
 
+    ready() {
+      return Boolean(this.data);
+    }
+
     span() {
+      if (this.zoom) return this.zoom;
       const { curve, total } = this.data;
       const newest = curve.steps.length ? curve.steps[curve.steps.length - 1] : 0;
-      return Math.max(total, newest, 10);
+      return [0, Math.max(total, newest, 10)];
     }
 
     range() {
-      const { low, high, smooth } = this.data.curve;
-      if (!low.length) return [0, 1];
-      const tops = [...high].sort((a, b) => a - b);
-      const bottoms = [...low].sort((a, b) => a - b);
-      const top = Math.max(quantile(tops, 0.985), Math.max(...smooth.slice(Math.min(5, smooth.length - 1))));
-      const bottom = Math.min(quantile(bottoms, 0.01), Math.min(...smooth));
+      const { curve, validation } = this.data;
+      const [first, last] = this.span();
+      const seen = [...curve.steps.keys()].filter((i) => curve.steps[i] >= first && curve.steps[i] <= last);
+      if (!seen.length) return [0, 1];
+      const tops = seen.map((i) => curve.high[i]).sort((a, b) => a - b);
+      const bottoms = seen.map((i) => curve.low[i]).sort((a, b) => a - b);
+      const solid = seen.map((i) => curve.smooth[i]).slice(first === 0 ? Math.min(5, seen.length - 1) : 0);
+      const dashed = validation.filter(([step]) => step >= first && step <= last).map(([, loss]) => loss);
+      const top = Math.max(quantile(tops, 0.985), ...solid, ...dashed);
+      const bottom = Math.min(quantile(bottoms, 0.01), ...solid, ...dashed);
       const pad = (top - bottom || Math.abs(top) || 1) * 0.08;
       return [Math.max(0, bottom - pad), top + pad];
-    }
-
-    stepAt(event) {
-      const box = this.canvas.getBoundingClientRect();
-      const width = box.width - LEFT - RIGHT;
-      return ((event.clientX - box.left - LEFT) / width) * this.span();
     }
 
     previewAt(step) {
       return this.data ? nearest(this.data.previews, step, (p) => p.step) : null;
     }
 
+    zoomTo(span) {
+      this.zoom = span;
+      this.whole.hidden = !span;
+      if (this.data) this.draw();
+    }
+
     point(event) {
+      if (this.pull && event) {
+        this.pull.to = this.stepAt(event);
+        this.pull.moved = this.pull.moved || Math.abs(event.clientX - this.pull.x) > DRAG_PX;
+      }
       const steps = this.data ? this.data.curve.steps : [];
       this.hover = event && steps.length ? nearest([...steps.keys()], this.stepAt(event), (i) => steps[i]) : null;
       this.draw();
       this.showTip();
     }
 
+    release(event) {
+      const pull = this.pull;
+      this.pull = null;
+      if (!pull) return;
+      if (!pull.moved) {
+        const preview = this.previewAt(this.stepAt(event));
+        if (preview) this.onPick(preview.step);
+        return;
+      }
+      const [first, last] = this.span();
+      const from = Math.max(first, Math.min(pull.from, pull.to)), to = Math.min(last, Math.max(pull.from, pull.to));
+      if (to - from >= 2) this.zoomTo([from, to]);
+    }
+
     showTip() {
-      this.tip.hidden = this.hover === null;
-      if (this.hover === null) return;
+      this.tip.hidden = this.hover === null || Boolean(this.pull && this.pull.moved);
+      if (this.tip.hidden) return;
       const { steps, low, high, smooth } = this.data.curve;
       const i = this.hover;
       const preview = this.previewAt(steps[i]);
@@ -103,92 +133,50 @@
       this.tip.style.transform = `translate(${Math.max(4, left)}px, 10px)`;
     }
 
-    x(step) {
-      return LEFT + (step / this.span()) * (this.node.clientWidth - LEFT - RIGHT);
-    }
-
-    draw() {
-      const width = this.node.clientWidth, height = this.node.clientHeight;
-      if (!this.data || width < 80 || height < 80) return;
-      const scale = window.devicePixelRatio || 1;
-      if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(height * scale)) {
-        this.canvas.width = Math.round(width * scale);
-        this.canvas.height = Math.round(height * scale);
-      }
-      const pen = this.canvas.getContext("2d");
-      const style = getComputedStyle(this.node);
-      const colour = (name) => style.getPropertyValue(`--st-${name}`).trim();
-      pen.setTransform(scale, 0, 0, scale, 0, 0);
-      pen.clearRect(0, 0, width, height);
-      pen.font = `12px ${style.fontFamily}`;
-      const [bottom, top] = this.range();
-      const plot = height - TOP - BOTTOM;
-      const y = (value) => TOP + (1 - (value - bottom) / (top - bottom)) * plot;
-
-      this.grid(pen, colour, width, bottom, top, y);
-      pen.save();
-      pen.beginPath();
-      pen.rect(LEFT, TOP, width - LEFT - RIGHT, plot);
-      pen.clip();
-      this.lines(pen, colour, y);
-      pen.restore();
+    paint(pen, colour, y, height) {
+      this.within(pen, height, () => {
+        if (this.pull && this.pull.moved) {
+          const [from, to] = [this.pull.from, this.pull.to].map((step) => this.x(step));
+          pen.fillStyle = colour("soft");
+          pen.fillRect(Math.min(from, to), TOP, Math.abs(to - from), height - TOP - BOTTOM);
+        }
+        this.curves(pen, colour, y);
+        this.rings(pen, colour, y);
+      });
       this.marks(pen, colour, height, y);
     }
 
-    grid(pen, colour, width, bottom, top, y) {
-      pen.fillStyle = colour("muted");
-      pen.strokeStyle = colour("grid");
-      pen.lineWidth = 1;
-      const rise = niceStep(top - bottom, 4);
-      const digits = Math.max(0, Math.min(6, Math.ceil(-Math.log10(rise)) + (rise.toString().includes("25") ? 1 : 0)));
-      pen.textAlign = "right";
-      pen.textBaseline = "middle";
-      for (let value = Math.ceil(bottom / rise) * rise; value <= top; value += rise) {
-        const at = Math.round(y(value)) + 0.5;
-        pen.beginPath();
-        pen.moveTo(LEFT, at);
-        pen.lineTo(width - RIGHT, at);
-        pen.stroke();
-        pen.fillText(value.toFixed(digits), LEFT - 8, at);
-      }
-      pen.textAlign = "center";
-      pen.textBaseline = "alphabetic";
-      const span = this.span();
-      const run = Math.max(1, niceStep(span, Math.min(8, width / 110)));
-      const ticks = [];
-      for (let step = 0; step < span && this.x(span) - this.x(step) > 46; step += run) ticks.push(step);
-      for (const step of [...ticks, span]) {
-        const half = pen.measureText(number(step)).width / 2;
-        const at = Math.min(width - half - 2, Math.max(half + 2, this.x(step)));
-        pen.fillText(number(step), at, this.node.clientHeight - 6);
-      }
+    curves(pen, colour, y) {
+      const { steps, low, high, smooth } = this.data.curve;
+      const raw = steps.flatMap((step, i) => (high[i] === low[i] ? [[step, low[i]]] : [[step, low[i]], [step, high[i]]]));
+      this.line(pen, raw, colour("raw"), 1, [], y);
+      this.line(pen, steps.map((step, i) => [step, smooth[i]]), colour("accent"), 2, [], y);
     }
 
-    lines(pen, colour, y) {
-      const { steps, low, high, smooth } = this.data.curve;
-      if (!steps.length) return;
-      pen.lineJoin = "round";
-      pen.strokeStyle = colour("raw");
-      pen.lineWidth = 1;
-      pen.beginPath();
-      steps.forEach((step, i) => {
-        const at = this.x(step);
-        if (i === 0) pen.moveTo(at, y(low[i]));
-        else pen.lineTo(at, y(low[i]));
-        if (high[i] !== low[i]) pen.lineTo(at, y(high[i]));
-      });
-      pen.stroke();
-      pen.strokeStyle = colour("accent");
-      pen.lineWidth = 2;
-      pen.beginPath();
-      steps.forEach((step, i) => (i ? pen.lineTo(this.x(step), y(smooth[i])) : pen.moveTo(this.x(step), y(smooth[i]))));
-      pen.stroke();
+    rings(pen, colour, y) {
+      const { validation, best } = this.data;
+      this.line(pen, validation, colour("second"), 2, [5, 4], y);
+      for (const [step, loss] of validation) {
+        pen.beginPath();
+        pen.arc(this.x(step), y(loss), 4, 0, 7);
+        pen.fillStyle = colour(step === best ? "second" : "card");
+        pen.fill();
+        pen.stroke();
+        if (step !== best) continue;
+        pen.fillStyle = colour("second");
+        pen.font = pen.font.replace(/^(?:bold )?/, "bold ");
+        pen.textAlign = "center";
+        pen.fillText("best so far", Math.max(LEFT + 34, this.x(step)), y(loss) - 10);
+        pen.font = pen.font.replace(/^(?:bold|700) /, "");
+      }
     }
 
     marks(pen, colour, height, y) {
       const { curve, previews, chosen, live } = this.data;
+      const [first, end] = this.span();
       const base = height - BOTTOM + 8;
       for (const preview of previews) {
+        if (preview.step < first || preview.step > end) continue;
         const at = this.x(preview.step);
         pen.fillStyle = colour(preview.step === chosen ? "text" : "mark");
         pen.beginPath();
@@ -197,26 +185,16 @@
         pen.lineTo(at + 4.5, base + 8);
         pen.fill();
         if (preview.step === chosen && previews.length > 1) {
-          pen.strokeStyle = colour("mark");
-          pen.lineWidth = 1;
-          pen.beginPath();
-          pen.moveTo(Math.round(at) + 0.5, TOP);
-          pen.lineTo(Math.round(at) + 0.5, base);
-          pen.stroke();
+          this.line(pen, [[preview.step, 0], [preview.step, 1]], colour("mark"), 1, [], (end) => (end ? base : TOP));
         }
       }
       const last = curve.steps.length - 1;
-      if (live && last >= 0) this.dot(pen, colour, this.x(curve.steps[last]), y(curve.smooth[last]));
+      if (live && last >= 0 && curve.steps[last] <= end) this.dot(pen, colour, this.x(curve.steps[last]), y(curve.smooth[last]));
       if (this.hover !== null && this.hover <= last) {
-        const at = Math.round(this.x(curve.steps[this.hover])) + 0.5;
-        pen.strokeStyle = colour("muted");
-        pen.setLineDash([2, 3]);
-        pen.beginPath();
-        pen.moveTo(at, TOP);
-        pen.lineTo(at, base);
-        pen.stroke();
-        pen.setLineDash([]);
-        this.dot(pen, colour, at, y(curve.smooth[this.hover]));
+        const step = curve.steps[this.hover];
+        if (step < first || step > end) return;
+        this.line(pen, [[step, 0], [step, 1]], colour("muted"), 1, [2, 3], (end) => (end ? base : TOP));
+        this.dot(pen, colour, this.x(step), y(curve.smooth[this.hover]));
       }
     }
 

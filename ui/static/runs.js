@@ -4,13 +4,12 @@
   const { h, setText, number, duration } = window.Studio;
   const EVERY_MS = 1000;
 
-  window.Studio.mountRuns = (element, server, trigger, events) => {
+  window.Studio.mountRuns = (element, server) => {
     const root = element.querySelector(".st-runs");
     const state = {
       run: new URLSearchParams(location.search).get("run"),
       seen: "",
       view: null,
-      cards: "",
       step: null, // the chosen preview step; null follows the newest
       before: false,
       polling: false,
@@ -19,7 +18,15 @@
     const asked = Number.parseInt(new URLSearchParams(location.search).get("step"), 10);
     if (Number.isFinite(asked)) state.step = asked;
 
-    const rail = h("nav", { class: "st-rail", "aria-label": "Runs" });
+    const rail = new window.Studio.Rail({
+      open,
+      fresh: () => window.Studio.openTab("train"),
+      compare,
+      move: async (id, place) => {
+        await ask("studio_move", { run: id, place });
+        refresh();
+      },
+    });
     const stage = h("div", { class: "st-stage" });
     const note = h("p", { class: "st-flash", role: "alert", hidden: true });
     const chart = new window.Studio.LossChart((step) => choose(step));
@@ -62,19 +69,28 @@
     }
 
     async function poll() {
-      if (state.polling) return;
+      if (state.polling) return void (state.again = true);
       state.polling = true;
       const wanted = state.run;
       const answer = await ask("studio_poll", { run: wanted, seen: state.seen });
       state.polling = false;
+      if (state.again) {
+        state.again = false;
+        setTimeout(poll, 0);
+      }
       if (!answer || wanted !== state.run) return;
       state.seen = answer.seen;
       window.Studio.showMachine(answer.machine);
-      drawRail(answer.cards);
-      window.Studio.showRunning(answer.cards.find((card) => card.status === "running"));
+      rail.show(answer.cards, state.run || (answer.run && answer.run.id));
+      window.Studio.showRunning(answer.cards.find((card) => ["running", "paused"].includes(card.status)));
       if (!answer.cards.length) return drawEmpty();
       if (!answer.same) drawRun(answer.run);
       else countDown();
+    }
+
+    function refresh() {
+      state.seen = "";
+      return poll();
     }
 
     function flash(text) {
@@ -90,9 +106,8 @@
       state.seen = "";
       state.step = null;
       window.Studio.link({ tab: "runs", run: id, step: null });
-      for (const button of rail.querySelectorAll("[data-run]")) {
-        button.setAttribute("aria-current", String(button.dataset.run === id));
-      }
+      if (state.comparing) endComparison();
+      mark(id);
       parts.log.open = parts.settings.open = false;
       poll();
     }
@@ -108,46 +123,32 @@
       window.Studio.link({ step: state.step === null ? null : String(state.step) });
       drawPreviews();
       drawChart();
+      drawButtons(state.view);
+    }
+
+    function mark(id) {
+      for (const button of rail.node.querySelectorAll("[data-run]")) {
+        button.setAttribute("aria-current", String(button.dataset.run === id));
+      }
+    }
+
+    // ---- comparing ----
+    async function compare(ids) {
+      const answer = await ask("studio_compare", { runs: ids });
+      if (!answer) return;
+      state.comparing = window.Studio.comparison(answer, endComparison);
+      stage.replaceWith(state.comparing);
+      window.scrollTo(0, 0);
+    }
+
+    function endComparison() {
+      if (state.comparing.isConnected) state.comparing.replaceWith(stage);
+      state.comparing = null;
     }
 
     function chosen() {
       const previews = state.view ? state.view.previews : [];
       return previews.find((p) => p.step === state.step) || previews[previews.length - 1] || null;
-    }
-
-    // ---- rail ----
-    function drawRail(cards) {
-      const text = JSON.stringify(cards) + state.run;
-      if (text === state.cards) return;
-      state.cards = text;
-      const focused = rail.contains(document.activeElement) ? document.activeElement.dataset.run : null;
-      const now = cards.filter((card) => card.status === "running");
-      const earlier = cards.filter((card) => card.status !== "running");
-      rail.replaceChildren(
-        h("button", { class: "st-button st-wide", type: "button", onclick: () => window.Studio.openTab("train") }, "New run"),
-        ...section("Now", now),
-        ...section("Earlier", earlier),
-      );
-      if (focused) rail.querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
-    }
-
-    function section(title, cards) {
-      return cards.length ? [h("h2", {}, title), h("div", { class: "st-cards" }, cards.map(card))] : [];
-    }
-
-    function card(shown) {
-      const bad = shown.status === "failed" || shown.status === "interrupted";
-      const current = state.view ? shown.id === state.view.id : shown.id === state.run;
-      return h(
-        "button",
-        { class: `st-card-button${bad ? " st-grey" : ""}`, type: "button", "data-run": shown.id, "aria-current": String(current), onclick: () => open(shown.id) },
-        shown.thumbnail ? h("img", { src: shown.thumbnail, alt: "" }) : h("span", { class: "st-blank" }),
-        h("span", { class: "st-card-text" },
-          h("b", {}, shown.title),
-          h("span", { class: bad ? "st-bad" : "", title: shown.line }, shown.line),
-          shown.status === "running" ? h("span", { class: "st-bar st-thin" }, h("i", { style: `width:${(shown.share * 100).toFixed(1)}%` })) : null,
-        ),
-      );
     }
 
     // ---- stage ----
@@ -161,6 +162,7 @@
       p.track = h("div", { class: "st-bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress" }, p.bar);
       p.stepText = h("span", {});
       p.leftText = h("span", {});
+      p.said = h("span", { class: "st-muted", role: "status" });
       p.figures = h("dl", { class: "st-figures" });
       p.previewTitle = h("span", { class: "st-muted" });
       p.pictures = h("div", { class: "st-pictures" });
@@ -174,7 +176,9 @@
         h("div", { class: "st-card-head" },
           h("h2", {}, "Loss"),
           h("span", { class: "st-legend" }, h("i", { class: "st-raw" }), "each step"),
-          h("span", { class: "st-legend" }, h("i", { class: "st-solid" }), "smoothed")),
+          h("span", { class: "st-legend" }, h("i", { class: "st-solid" }), "smoothed"),
+          p.validationLegend = h("span", { class: "st-legend", hidden: true }, h("i", { class: "st-dashed" }), "validation"),
+          chart.whole),
         chart.node);
       p.notes = h("ul", { class: "st-notes", hidden: true });
       p.logText = h("pre", { tabindex: "0" });
@@ -184,7 +188,7 @@
       stage.append(
         h("div", { class: "st-head" }, h("div", {}, p.title, p.subtitle), p.buttons),
         note, p.note,
-        h("div", { class: "st-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.leftText)),
+        p.progress = h("div", { class: "st-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.said, p.leftText)),
         p.figures, p.chartCard, p.previewCard, p.notes, p.log, p.settings);
       return p;
     }
@@ -212,41 +216,88 @@
         parts.strip.dataset.shown = "";
       }
       state.view = view;
-      if (!stage.isConnected) root.replaceChildren(rail, stage, dialog);
+      if (!stage.isConnected && !state.comparing) root.replaceChildren(rail.node, stage, dialog);
       setText(parts.title, view.title);
       setText(parts.subtitle, view.subtitle);
       drawButtons(view);
       drawNote(view);
+      const begun = view.status !== "waiting" && view.status !== "prepared";
+      parts.progress.hidden = parts.figures.hidden = parts.log.hidden = !begun;
       drawProgress(view);
       parts.figures.replaceChildren(...view.figures.map((f) =>
         h("div", {}, h("dt", {}, f.label), h("dd", {}, f.value, f.unit ? h("small", {}, ` ${f.unit}`) : null))));
       parts.chartCard.hidden = !view.curve.steps.length;
+      parts.validationLegend.hidden = !view.validation.length;
       drawChart();
       drawPreviews();
       parts.notes.hidden = !view.notes.length;
       parts.notes.replaceChildren(...view.notes.map((text) => h("li", {}, text)));
-      for (const button of rail.querySelectorAll("[data-run]")) {
-        button.setAttribute("aria-current", String(button.dataset.run === view.id));
+      mark(view.id);
+    }
+
+    // What can be done with a run, by its state; the first is what one most likely wants.
+    function actions(view) {
+      const steer = (label, name, more) => ({ label, run: () => steering(name, more) });
+      const train = (label, edit) => ({ label, run: () => window.Studio.trainLike(view.id, edit) });
+      const stop = { label: "Stop", kind: "st-stop", run: askToStop };
+      switch (view.status) {
+        case "running":
+          return view.phase && !view.step ? [stop]
+            : [steer("Pause", "studio_pause"), steer("Sample now", "studio_sample"), steer("Save now", "studio_save"), stop];
+        case "paused":
+          return [{ ...steer("Resume", "studio_unpause"), kind: "st-primary" }, steer("Sample now", "studio_sample"), steer("Save now", "studio_save"), stop];
+        case "waiting":
+          return [train("Edit", true), train("Duplicate", false), steer("Take out of line", "studio_unqueue")];
+        case "prepared":
+          return [{ ...steer("Start", "studio_resume"), kind: "st-primary" }, train("Edit", true), train("Duplicate", false)];
+        case "finished":
+          return [
+            { label: "Try in Compose", kind: "st-primary", run: () => window.Studio.composeAdd(`run/${view.id}`) },
+            { download: exported() }, train("Duplicate", false)];
+        default:
+          return [
+            ...(view.short_of_memory ? [{ ...steer("Resume with less memory", "studio_resume", { less_memory: true }), kind: "st-primary" }] : []),
+            { ...steer("Resume", "studio_resume"), kind: view.short_of_memory ? "" : "st-primary" },
+            train(view.status === "failed" ? "Edit" : "Duplicate", false)];
       }
     }
 
+    // The adapter that Export gives: of the chosen step, else of the best one, else the last.
+    function exported() {
+      const { exports, best_step } = state.view;
+      const of = (step) => exports.find((each) => each.step === step);
+      return (state.step !== null && of(state.step)) || of(best_step) || exports[exports.length - 1];
+    }
+
     function drawButtons(view) {
-      const wanted = `${view.id}/${view.status}/${view.adapter ? view.adapter.url : ""}`;
+      const download = view.status === "finished" ? exported() : null;
+      const wanted = JSON.stringify([view.id, view.status, Boolean(view.phase && !view.step), view.short_of_memory, download]);
       if (parts.buttons.dataset.shown === wanted) return;
       parts.buttons.dataset.shown = wanted;
-      const list = [];
-      if (view.status === "running") {
-        list.push(h("button", { class: "st-button st-stop", type: "button", onclick: askToStop }, "Stop"));
-      }
-      if (view.resumable) {
-        list.push(h("button", { class: "st-button st-primary", type: "button", onclick: resume }, view.status === "prepared" ? "Start" : "Resume"));
-      }
-      if (view.adapter) {
-        list.push(
-          h("button", { class: "st-button st-primary", type: "button", onclick: () => { window.Studio.composeAdd(`run/${view.id}`); } }, "Try in Compose"),
-          h("a", { class: "st-button", href: view.adapter.url, download: view.adapter.name, title: view.adapter.name }, `Download · ${view.adapter.size}`));
-      }
-      parts.buttons.replaceChildren(...list);
+      parts.buttons.replaceChildren(...actions(view).map((action) => {
+        if (!("download" in action)) {
+          return h("button", { class: `st-button ${action.kind || ""}`, type: "button", onclick: action.run }, action.label);
+        }
+        const file = action.download;
+        return file && h("a", { class: "st-button", href: file.url, download: file.name, title: `${file.name}, ${file.size}` },
+          `Export step ${number(file.step)}`);
+      }).filter(Boolean));
+    }
+
+    const SAID = {
+      studio_pause: "It holds after the current step.",
+      studio_sample: "It draws after the current step.",
+      studio_save: "It saves after the current step.",
+    };
+
+    async function steering(name, more) {
+      for (const button of parts.buttons.querySelectorAll("button")) button.disabled = true;
+      const answer = await ask(name, { run: state.view.id, ...more });
+      parts.buttons.dataset.shown = "";
+      if (answer && SAID[name]) setText(parts.said, SAID[name]);
+      setTimeout(() => setText(parts.said, ""), 4000);
+      if (answer && name === "studio_pause") return; // the buttons come back when it holds
+      await refresh();
     }
 
     function drawNote(view) {
@@ -274,7 +325,8 @@
       if (!view) return;
       const passed = (Date.now() - (state.shownAt || Date.now())) / 1000;
       if (view.left_seconds === null || view.left_seconds === undefined) {
-        parts.leftText.replaceChildren(view.took ? `Finished in ${view.took}` : "");
+        const ago = view.ended_at ? `Ended ${duration(Math.max(0, Date.now() / 1000 - view.ended_at))} ago` : "";
+        parts.leftText.replaceChildren(view.took ? `Finished in ${view.took}` : ago);
       } else {
         const left = Math.max(0, view.left_seconds - passed);
         const clock = new Date(Date.now() + left * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
@@ -290,7 +342,8 @@
       const view = state.view;
       const shown = chosen();
       chart.show({
-        curve: view.curve, previews: view.previews, total: view.total,
+        run: view.id, curve: view.curve, validation: view.validation, best: view.best_step,
+        previews: view.previews, total: view.total,
         chosen: shown ? shown.step : null, live: view.status === "running",
       });
     }
@@ -351,7 +404,7 @@
           note,
           h("div", { class: "st-buttons" },
             h("button", { class: "st-button st-primary", type: "button", onclick: demo }, "Run the demo"),
-            h("button", { class: "st-button", type: "button", onclick: () => { trigger(events.own); window.Studio.openTab("train"); } }, "Use my own pictures"))));
+            h("button", { class: "st-button", type: "button", onclick: () => { window.Studio.trainOnOwn(); } }, "Use my own pictures"))));
     }
 
     async function demo(event) {
@@ -371,7 +424,7 @@
         h("div", { class: "st-buttons" },
           h("button", { class: "st-button st-stop", type: "button", onclick: async () => {
             close();
-            for (const b of parts.buttons.children) b.disabled = true;
+            for (const b of parts.buttons.querySelectorAll("button")) b.disabled = true;
             if (await ask("studio_stop", { run: state.view.id })) setText(parts.leftText, "Saving and stopping…");
             else parts.buttons.dataset.shown = "";
           } }, "Stop and save"),
@@ -385,17 +438,18 @@
       dialog.showModal();
     }
 
-    async function resume(event) {
-      event.currentTarget.disabled = true;
-      parts.buttons.dataset.shown = "";
-      await ask("studio_resume", { run: state.view.id });
-      state.seen = "";
-      poll();
-    }
-
     // ---- keys ----
+    window.Studio.nameKey("← →", "Runs: the previews of another step");
+    window.Studio.nameKey("B", "hold: before training, the base alone");
+    window.Studio.nameKey("Alt + ↑ ↓", "Runs: move a waiting run in line");
+    window.Studio.nameKey("/", "search");
     window.Studio.onKey((event, free) => {
-      if (window.Studio.currentTab() !== "runs" || !state.view || !state.view.previews.length) return;
+      if (window.Studio.currentTab() !== "runs" || !state.view || state.comparing) return;
+      if (event.type === "keydown" && free && event.key === "/" && !rail.search.hidden) {
+        event.preventDefault();
+        rail.search.focus();
+      }
+      if (!state.view.previews.length) return;
       if (event.key === "b" && (event.type === "keyup" || (free && !event.repeat))) {
         state.before = event.type === "keydown";
         drawPreviews();

@@ -1,0 +1,101 @@
+"""Pictures of every tab and state of the studio, light and dark, wide and narrow, to be looked at.
+
+    python -m benchmarks.screenshots OUT [--tabs train runs] [--widths 820] [--themes dark]
+
+The runs are made up (`tests.ui.made_runs`), so it takes seconds and needs no training; Chromium
+must be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from tests.ui.browser import Watch, open_browser, open_page, open_studio
+from tests.ui.made_runs import every_state, make_waiting
+
+_TABS = ("train", "runs", "compose")
+_STATES = ("finished", "failed", "stopped", "interrupted", "paused", "running", "waiting")
+
+
+def main() -> None:
+    """Write `TAB-STATE-WIDTH-THEME.png` for each."""
+    parser = argparse.ArgumentParser(description="Screenshots of the studio.")
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("--tabs", nargs="+", choices=_TABS, default=_TABS)
+    parser.add_argument("--widths", nargs="+", type=int, default=(1280, 820))
+    parser.add_argument("--themes", nargs="+", choices=("light", "dark"), default=("light", "dark"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
+        empty, full = Path(folder) / "empty", Path(folder) / "full"
+        empty.mkdir()
+        full.mkdir()
+        every_state(full)
+        make_waiting(full, "waiting", "waiting too")
+        for runs in (empty, full):
+            with open_studio(runs) as studio:
+                for width in options.widths:
+                    for theme in options.themes:
+                        watch = Watch(studio.address)
+                        context, page = open_page(browser, studio, watch, width=width, theme=theme)
+                        for tab in options.tabs:
+                            for state in _show(page, tab, empty=runs == empty):
+                                name = f"{tab}-{state}-{width}-{theme}.png"
+                                page.screenshot(path=options.out / name, full_page=True)
+                                print(options.out / name, flush=True)
+                        context.close()
+                        for problem in watch.problems:
+                            print(problem)
+
+
+def _show(page: Page, tab: str, *, empty: bool) -> Iterator[str]:
+    """Bring each state of a tab onto the page."""
+    page.get_by_role("tab", name=tab.capitalize(), exact=True).click()
+    page.wait_for_timeout(700)
+    if tab == "runs" and not empty:
+        yield from _runs(page)
+    elif tab == "train" and not empty:
+        yield from _train(page)
+    elif empty or tab == "compose":
+        yield "empty" if empty else "ready"
+
+
+def _runs(page: Page) -> Iterator[str]:
+    for state in _STATES:
+        page.locator(f'.st-card-button[data-run="{state}"]').click()
+        page.wait_for_timeout(500)
+        yield state
+    page.locator('[data-run="finished"]').click()
+    box = page.locator(".st-chart canvas").bounding_box()
+    if box:
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+        page.wait_for_timeout(300)
+        yield "hover"
+    for name in ("finished", "stopped"):
+        page.locator(f'[data-tick="{name}"]').check(force=True)
+    page.get_by_role("button", name="Compare 2 runs").click()
+    page.wait_for_timeout(400)
+    yield "compared"
+    for name in ("finished", "stopped"):
+        page.locator(f'[data-tick="{name}"]').uncheck(force=True)
+
+
+def _train(page: Page) -> Iterator[str]:
+    yield "ready"
+    page.locator("#st-optim-lr_unet").fill("fast")
+    page.wait_for_timeout(700)
+    yield "wrong"
+    page.locator("#st-optim-lr_unet").fill("0.001")
+    page.get_by_role("button", name="Everything").click()
+    page.wait_for_timeout(700)
+    yield "everything"
+    page.get_by_role("button", name="Simple").click()
+
+
+if __name__ == "__main__":
+    main()
