@@ -49,6 +49,7 @@ def make_run(
     alive: bool = False,
     paused: bool = False,
     validated: bool = False,
+    exported: bool = False,
     prompts: tuple[str, ...] = PROMPTS,
     resumed_at: int = 0,
 ) -> RunDir:
@@ -81,6 +82,7 @@ def make_run(
         if step % every == 0:
             preview(log, run, step, steps, prompts)
             log.write("checkpoint", step=step, file=f"checkpoints/{step}.safetensors")
+        if exported and step % every == 0:
             export = run.exports / f"{name}-step{step:08d}.safetensors"
             export.parent.mkdir(exist_ok=True)
             save_file({"a": np.zeros((2, 2), np.float32)}, export)
@@ -130,7 +132,7 @@ def age_pace(run: RunDir) -> None:
 
 def every_state(runs: Path) -> None:
     """Runs that finished, failed, were stopped or interrupted, are paused, and that is running."""
-    make_run(runs, "finished", steps=20, every=10, validated=True)
+    make_run(runs, "finished", steps=20, every=10, validated=True, exported=True)
     make_run(runs, "failed", steps=20, every=10, reached=12, outcome="failed")
     make_run(runs, "stopped", steps=20, every=10, reached=12, outcome="stopped")
     make_run(runs, "interrupted", steps=20, every=10, reached=12, outcome=None)
