@@ -146,13 +146,11 @@ def save_adapter(
         raise InputError(f"dtype '{printable(dtype)}' isn't written. Use {' or '.join(DTYPES)}.")
     if embeddings and format != "kohya":
         raise InputError(f"The {format} format cannot hold embeddings; kohya's can.")
-    import torch
-
     from lora_diffusion.formats.alphas import with_one_alpha, with_storable_alphas
-    from lora_diffusion.formats.container import write_tensors
+    from lora_diffusion.formats.container import FLOATS, write_tensors
     from lora_diffusion.formats.encoding import encode
 
-    torch_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    torch_dtype = FLOATS[dtype]
     if not adapter.layers:
         raise InputError("The adapter has no layers, so there is nothing to save.")
     if facts is not None and facts.arch != adapter.arch:
@@ -166,7 +164,7 @@ def save_adapter(
         adapter = with_one_alpha(adapter) if one_alpha else adapter
         adapter = with_storable_alphas(adapter, torch_dtype)
     encoded = encode(adapter, torch_dtype, format)
-    metadata = _metadata(adapter, path, dtype, facts)
+    metadata = metadata_of(adapter, path, dtype, facts)
     if format != "peft":
         extra = {
             _embedding_name(name): tensor.to(torch_dtype)
@@ -207,9 +205,10 @@ def _embedding_name(name: str) -> str:
     return name
 
 
-def _metadata(
-    adapter: AdapterFile, path: Path, dtype: str, facts: TrainingFacts | None
+def metadata_of(
+    adapter: AdapterFile, path: Path, dtype: str, facts: TrainingFacts | None = None
 ) -> dict[str, str]:
+    """What the header of a file with `adapter` says; arguments and errors as in `save_adapter`."""
     own = {key: value for key, value in adapter.metadata.items() if not _OF_THE_FILE.fullmatch(key)}
     recorded = facts_from_metadata(own)
     known = facts or (recorded and replace(recorded, arch=adapter.arch))

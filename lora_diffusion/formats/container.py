@@ -59,6 +59,8 @@ _WRITTEN = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
 }
+# The dtypes of adapter files by the names that people use; the keys are `formats.DTYPES`.
+FLOATS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _ORDER = {dtype: index for index, dtype in enumerate(_WRITTEN)}
 # How the safetensors library words a failed write.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

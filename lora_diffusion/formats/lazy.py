@@ -43,6 +43,9 @@ class LayersOnDisk(Mapping[LayerKey, Factors]):
                 refuse(header.path, f"it cannot be read ({printable(error)})")
         return decode_layer(tensors, layout, self._opened.path)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._layouts  # the mixin's own would read the layer
+
     def __iter__(self) -> Iterator[LayerKey]:
         return iter(self._layouts)
 
