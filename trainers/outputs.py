@@ -121,7 +121,7 @@ class Outputs:
         if self.spec.save.checkpoint_every_steps:
             self.checkpoint(total)  # first, because drawing takes long on a slow machine
         if self.validator is not None:
-            self.validate(total, final=True)
+            self.validate(total)
         self.preview(total)
         adapter = self.dir.adapter_file(self.spec)
         self.export(adapter, total, final=True)
@@ -158,11 +158,11 @@ class Outputs:
             pictures=[{"prompt": f.prompt, "file": self._relative(f.path)} for f in files],
         )
 
-    def validate(self, step: int, *, final: bool = False) -> None:
+    def validate(self, step: int) -> None:
         """Measure the model as it stands; the best so far is kept in `exports/`."""
         assert self.validator is not None
         with self._as_shown():
-            is_best = self.validator.measure(step, final=final)
+            is_best = self.validator.measure(step)
         if is_best:
             self.export(self.dir.exports / f"{self.name}-best.safetensors", step)
             self.teller.events.write("best", **(self._best() or {}))

@@ -13,12 +13,15 @@ from trainers.validation.loss_map import LossMap, Row
 
 Kind = Literal["caption", "stays-high", "memorised"]
 # A picture stands out by so many standard deviations, as the median absolute deviation tells them
-# (1.4826 of it is one, of normal values), and by so much at least.
+# (1.4826 of it is one, of normal values).
 _DEVIATIONS, _TO_SIGMA = 3.5, 1.4826
-_MIN_APART = 0.05
 _MIN_PICTURES = 5
-_MEMORISED_SHARE = 2.0
-_MEMORISED_MIN = 0.15
+_MIN_CAPTION_GAP = 0.05
+# Of a fall of the loss, as the logarithm of its share of the base's: one that counts at all, a
+# picture that fell less than this share of what the others did, and one that fell so many times as
+# far as the held-out ones and by so much more.
+_SOME_FALL, _SMALL_SHARE = 0.1, 0.5
+_MEMORISED_TIMES, _MEMORISED_MORE = 4.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -40,87 +43,92 @@ class Finding:
 
 
 def find(loss_map: LossMap) -> list[Finding]:
-    """The pictures that stand out: captions first, then what stays high, then what is memorised."""
-    return [*_captions(loss_map), *_stays_high(loss_map), *_memorised(loss_map)]
+    """The pictures that stand out: captions first, then what stays high, then what is memorised.
+
+    A picture whose caption is wrong is told of once: its other figures follow from that.
+    """
+    captions = list(_captions(loss_map))
+    wrong = {finding.picture for finding in captions}
+    rest = [
+        finding
+        for finding in (*_stays_high(loss_map), *_memorised(loss_map))
+        if finding.picture not in wrong
+    ]
+    return [*captions, *rest]
 
 
 def _captions(loss_map: LossMap) -> Iterator[Finding]:
-    """By the trained adapter where it was asked, which knows the subject, else by the base."""
     rows = [*loss_map.of("held_out"), *loss_map.of("trained")]
-    for trained in (True, False):
-        gains = {row.name: row.caption_gain(trained=trained) for row in rows}
-        known = {name: g for name, g in gains.items() if g is not None and math.isfinite(g)}
-        if len(known) < _MIN_PICTURES:
-            continue
-        usual = median(known.values())
-        if usual <= 0:
-            continue  # captions make no difference here, so none of them stands out
-        for row in rows:
-            gain = known.get(row.name)
-            if gain is not None and gain <= 0 and _is_low(gain, list(known.values())):
-                yield _bad_caption(row, gain, usual, trained=trained)
-        return
-
-
-def _bad_caption(row: Row, gain: float, usual: float, *, trained: bool) -> Finding:
-    who = "the adapter" if trained else "the base"
-    return Finding(
-        row.name,
-        "caption",
-        "its caption does not fit",
-        f"{printable(row.name)}: to {who} its caption fits no better than another picture's or "
-        f"none does (loss {_change(gain)}, where it is {_change(usual)} for most). Check the "
-        f"caption '{printable(row.caption, 80)}'.",
-    )
+    gains = [(row, row.caption_gain) for row in rows]
+    known = [(row, gain) for row, gain in gains if gain is not None and math.isfinite(gain)]
+    values = [gain for _, gain in known]
+    if len(known) < _MIN_PICTURES or median(values) <= 0:
+        return  # where captions make no difference, none of them stands out
+    for row, gain in known:
+        if gain <= 0 and _is_low(gain, values, _MIN_CAPTION_GAP):
+            yield Finding(
+                row.name,
+                "caption",
+                "its caption does not fit",
+                f"{printable(row.name)}: to the base its caption fits no better than another "
+                f"picture's or none (loss {_change(gain)}; {_change(median(values))} for most "
+                f"pictures). Check the caption '{printable(row.caption, 80)}'.",
+            )
 
 
 def _stays_high(loss_map: LossMap) -> Iterator[Finding]:
     """Trained pictures whose loss falls much less than the others'."""
-    rows = [row for row in loss_map.of("trained") if math.isfinite(row.ratio)]
-    ratios = [row.ratio for row in rows]
-    if len(rows) < _MIN_PICTURES:
+    falls = _falls(loss_map.of("trained"))
+    values = [fall for _, fall in falls]
+    if len(falls) < _MIN_PICTURES or median(values) < _SOME_FALL:
         return
-    for row in rows:
-        if _is_low(-row.ratio, [-ratio for ratio in ratios]):
+    usual = median(values)
+    for row, fall in falls:
+        if fall < _SMALL_SHARE * usual and _is_low(fall, values):
             yield Finding(
                 row.name,
                 "stays-high",
                 "its loss stays high",
-                f"{printable(row.name)}: its loss is {_percent(row.ratio)} of the base's, where "
-                f"the others are at {_percent(median(ratios))}. It shows something else, or its "
-                "caption does not say what it shows: look at it.",
+                f"{printable(row.name)}: its loss is still {_percent(fall)} of the base's, that of "
+                f"the others {_percent(usual)}. It shows something else, or its caption does not "
+                "say what it shows: look at it.",
             )
 
 
 def _memorised(loss_map: LossMap) -> Iterator[Finding]:
     """Trained pictures whose loss fell far more than that of held-out ones."""
-    held_out = [row.ratio for row in loss_map.of("held_out") if math.isfinite(row.ratio)]
+    held_out = [fall for _, fall in _falls(loss_map.of("held_out"))]
     if not held_out:
         return
     usual = median(held_out)
-    limit = min(usual - _MEMORISED_MIN, 1 - _MEMORISED_SHARE * max(0.0, 1 - usual))
-    for row in loss_map.of("trained"):
-        if row.ratio < limit:
+    least = max(_MEMORISED_TIMES * usual, usual + _MEMORISED_MORE)
+    for row, fall in _falls(loss_map.of("trained")):
+        if fall > least:
             yield Finding(
                 row.name,
                 "memorised",
                 "memorised",
-                f"{printable(row.name)}: its loss fell to {_percent(row.ratio)} of the base's, "
-                f"that of held-out pictures to {_percent(usual)}. It is being memorised: show it "
-                "less often, or train for fewer steps.",
+                f"{printable(row.name)}: its loss fell to {_percent(fall)} of the base's, that of "
+                f"held-out pictures to {_percent(usual)}. It is being memorised: show it less "
+                "often, or train for fewer steps.",
             )
 
 
-def _is_low(value: float, values: Sequence[float]) -> bool:
-    """Whether `value` lies far below the others."""
+def _falls(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """How far each picture's loss fell: -log of its share of the base's."""
+    return [(row, -math.log(row.ratio)) for row in rows if math.isfinite(row.ratio)]
+
+
+def _is_low(value: float, values: Sequence[float], least: float = 0.0) -> bool:
+    """Whether `value` lies far below the others, and by `least` at least."""
     middle = median(values)
     sigma = _TO_SIGMA * median(abs(each - middle) for each in values)
-    return value < middle - max(_MIN_APART, _DEVIATIONS * sigma)
+    return value < middle - max(least, _DEVIATIONS * sigma)
 
 
 def _change(gain: float) -> str:
-    return f"{abs(gain):.1%} {'lower' if gain > 0 else 'higher'}"
+    return f"{abs(gain):.0%} {'lower' if gain > 0 else 'higher'}"
 
 
-def _percent(ratio: float) -> str:
-    return f"{ratio:.0%}"
+def _percent(fall: float) -> str:
+    return f"{math.exp(-fall):.0%}"

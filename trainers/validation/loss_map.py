@@ -25,10 +25,8 @@ class Row:
         caption: with which it is measured.
         base: mean squared error of the base alone.
         loss: with the adapter.
-        base_other: the base's with other pictures' captions, on average; empty where there are
-            none.
-        base_empty: the base's with no caption.
-        other, empty: the same with the adapter; measured at the end of training, else empty.
+        other: the base's with other pictures' captions, on average; empty where there are none.
+        empty: the base's with no caption.
     """
 
     name: str
@@ -36,8 +34,6 @@ class Row:
     caption: str
     base: tuple[float, ...]
     loss: tuple[float, ...]
-    base_other: tuple[float, ...] = ()
-    base_empty: tuple[float, ...] = ()
     other: tuple[float, ...] = ()
     empty: tuple[float, ...] = ()
 
@@ -49,15 +45,14 @@ class Row:
         """
         return _geometric(self.loss, self.base)
 
-    def caption_gain(self, *, trained: bool) -> float | None:
-        """By what share the loss is lower with its own caption than with others' and with none.
+    @property
+    def caption_gain(self) -> float | None:
+        """By what share the base's loss is lower with its own caption than with others' or none.
 
-        trained: with the adapter, else of the base. None where that was not measured. At and below
-        0, another caption fits as well.
+        The base is asked, because an adapter soon learns wrong captions too. At and below 0,
+        another caption fits as well; None where there is none to compare with.
         """
-        own = self.loss if trained else self.base
-        others = (self.other, self.empty) if trained else (self.base_other, self.base_empty)
-        gains = [1 - _geometric(own, rival) for rival in others if rival]
+        gains = [1 - _geometric(self.base, rival) for rival in (self.other, self.empty) if rival]
         return min(gains) if gains else None
 
 
@@ -109,7 +104,7 @@ def read(path: Path) -> LossMap:
         ) from None
     count = len(found.timesteps)
     for row in rows:
-        optional = (row.base_other, row.base_empty, row.other, row.empty)
+        optional = (row.other, row.empty)
         if (
             len(row.base) != count
             or len(row.loss) != count
@@ -122,7 +117,7 @@ def read(path: Path) -> LossMap:
 def _row(raw: Mapping[str, Any]) -> Row:
     lists = {
         name: tuple(math.nan if v is None else float(v) for v in raw.get(name, ()))
-        for name in ("base", "loss", "base_other", "base_empty", "other", "empty")
+        for name in ("base", "loss", "other", "empty")
     }
     return Row(str(raw["name"]), str(raw["sort"]), str(raw["caption"]), **lists)
 

@@ -6,7 +6,7 @@ from the settings, dropout is off, and no state of the run is read or changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,11 +141,3 @@ def moved(ours: Sequence[Tensor], base: Sequence[Tensor]) -> float:
     apart = sum(float((one - other).square().sum()) for one, other in zip(ours, base, strict=True))
     whole = sum(float(other.square().sum()) for other in base)
     return (apart / whole) ** 0.5 if whole else 0.0
-
-
-def progress_of(count: int, on_progress: Callable[[int, int], None]) -> Iterator[int]:
-    """0 .. count - 1, telling of each."""
-    for number in range(count):
-        on_progress(number, count)
-        yield number
-    on_progress(count, count)

@@ -79,10 +79,8 @@ class Validator:
         finally:
             self._handle.enabled = True
 
-    def measure(self, step: int, *, final: bool = False) -> bool:
+    def measure(self, step: int) -> bool:
         """Measure, write the map and the event.
-
-        final: also look at how well each picture's caption fits.
 
         Returns:
             Whether the smoothed loss on held-out pictures is the lowest so far. Asked to stop, it
@@ -94,7 +92,7 @@ class Validator:
                 rows, acts = self._base_rows, _NOT_MOVED  # the adapter's update is 0
             else:
                 self._teller.phase("validate", "measuring")
-                rows = [self._row(each, own, final) for each, own in self._pictures()]
+                rows = self._rows()
                 acts = self._movement()
         except StopRequested:
             return False
@@ -129,34 +127,28 @@ class Validator:
         """Why training is to end now; empty where it goes on."""
         return self.history.why_stop(self._spec.validation.patience)
 
-    def _pictures(self) -> list[tuple[Watched, Row]]:
-        return list(zip(self._watch.pictures, self._base_rows, strict=True))
-
     def _base_row(self, picture: Watched) -> Row:
         self._stop.check()
         own = self._losses(picture, picture.caption)
         row = Row(picture.name, picture.sort, picture.caption, own, own)
         if picture.sort == "class":
             return row
-        other, empty = self._rivals(picture)
-        return replace(row, base_other=other, base_empty=empty)
+        others = [self._losses(picture, caption) for caption in picture.others]
+        return replace(
+            row,
+            other=tuple(fmean(values) for values in zip(*others, strict=True)),
+            empty=self._losses(picture, "") if picture.caption else (),
+        )
 
-    def _row(self, picture: Watched, base: Row, final: bool) -> Row:
-        self._stop.check()
-        row = replace(base, loss=self._losses(picture, picture.caption))
-        if not final or picture.sort == "class":
-            return row
-        other, empty = self._rivals(picture)
-        return replace(row, other=other, empty=empty)
+    def _rows(self) -> list[Row]:
+        rows = []
+        for picture, base in zip(self._watch.pictures, self._base_rows, strict=True):
+            self._stop.check()
+            rows.append(replace(base, loss=self._losses(picture, picture.caption)))
+        return rows
 
     def _losses(self, picture: Watched, caption: str) -> tuple[float, ...]:
         return tuple(self._meter.losses(picture, caption, self._encode))
-
-    def _rivals(self, picture: Watched) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The losses with other pictures' captions, on average, and with none."""
-        each = [self._losses(picture, caption) for caption in picture.others]
-        empty = self._losses(picture, "") if picture.caption else ()
-        return tuple(fmean(values) for values in zip(*each, strict=True)), empty
 
     def _path(self, prompt: str, number: int) -> list[State]:
         return self._meter.path(prompt, number, self._side_px, self._encode)
