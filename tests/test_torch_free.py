@@ -22,6 +22,8 @@ TORCH_FREE = [
     "lora_diffusion.analyse.pictures",
     "trainers.library.index",
     "trainers.library.again",
+    "trainers.grid.axes",
+    "trainers.grid.sheet",
     "lora_diffusion.consumers",
     "trainers.spec",
     "trainers.layering",

@@ -16,7 +16,7 @@ _CELL_PX = 224
 _GAP_PX = 12
 _LABEL_PX = 232
 _MARGIN_PX = 28
-_PAGE, _INK, _MUTED, _ACCENT = "#F4F4F2", "#1B1D20", "#5C5F63", "#2F4BD8"
+PAGE, INK, MUTED, ACCENT = "#F4F4F2", "#1B1D20", "#5C5F63", "#2F4BD8"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -53,31 +53,31 @@ def draw_sheet(
     head = _MARGIN_PX + 84
     width = 2 * _MARGIN_PX + _LABEL_PX + len(shown) * (_CELL_PX + _GAP_PX)
     height = head + len(prompts) * (_CELL_PX + _GAP_PX) + _MARGIN_PX
-    sheet = Image.new("RGB", (width, height), _PAGE)
+    sheet = Image.new("RGB", (width, height), PAGE)
     canvas = ImageDraw.Draw(sheet)
-    canvas.text((_MARGIN_PX, _MARGIN_PX - 6), title, _INK, _font(24))
-    canvas.text((_MARGIN_PX, _MARGIN_PX + 26), subtitle, _MUTED, _font(15))
+    canvas.text((_MARGIN_PX, _MARGIN_PX - 6), title, INK, font(24))
+    canvas.text((_MARGIN_PX, _MARGIN_PX + 26), subtitle, MUTED, font(15))
     for place, column in enumerate(shown):
         left = _MARGIN_PX + _LABEL_PX + place * (_CELL_PX + _GAP_PX)
-        canvas.text((left, head - 24), _column_title(column, place, shown), _INK, _font(16))
+        canvas.text((left, head - 24), _column_title(column, place, shown), INK, font(16))
         for row, picture in enumerate(column.pictures):
             top = head + row * (_CELL_PX + _GAP_PX)
             with Image.open(picture) as opened:
                 # Small pictures keep their pixels, large ones are averaged.
                 how = Image.Resampling.NEAREST if opened.width <= 128 else Image.Resampling.LANCZOS
                 cell = (_CELL_PX, _CELL_PX)
-                fitted = ImageOps.pad(opened.convert("RGB"), cell, how, _PAGE)
+                fitted = ImageOps.pad(opened.convert("RGB"), cell, how, PAGE)
                 sheet.paste(fitted, (left, top))
     for row, prompt in enumerate(prompts):
         top = head + row * (_CELL_PX + _GAP_PX)
         has_trigger = trigger is not None and has_word(prompt, trigger)
         if has_trigger:
             bar = (_MARGIN_PX, top, _MARGIN_PX + 3, top + _CELL_PX - 1)
-            canvas.rectangle(bar, _ACCENT)
+            canvas.rectangle(bar, ACCENT)
         kind = "with the trigger" if has_trigger else "without the trigger"
-        canvas.text((_MARGIN_PX + 16, top + 8), kind, _ACCENT if has_trigger else _MUTED, _font(13))
-        for line, text in enumerate(_wrapped(prompt, _font(17), _LABEL_PX - 40)[:8]):
-            canvas.text((_MARGIN_PX + 16, top + 32 + 23 * line), text, _INK, _font(17))
+        canvas.text((_MARGIN_PX + 16, top + 8), kind, ACCENT if has_trigger else MUTED, font(13))
+        for line, text in enumerate(wrapped(prompt, font(17), _LABEL_PX - 40)[:8]):
+            canvas.text((_MARGIN_PX + 16, top + 32 + 23 * line), text, INK, font(17))
     replace_atomically(path, lambda beside: sheet.save(beside, "PNG"))
 
 
@@ -87,16 +87,18 @@ def _column_title(column: Column, place: int, shown: Sequence[Column]) -> str:
     return f"step {column.step:,}" + (" (final)" if place == len(shown) - 1 else "")
 
 
-def _wrapped(text: str, font: Font, width_px: int) -> list[str]:
+def wrapped(text: str, face: Font, width_px: int) -> list[str]:
+    """`text` in lines that are at most `width_px` wide in that font; a longer word stays whole."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width_px:
+        if lines and face.getlength(joined) <= width_px:
             lines[-1] = joined
         else:
             lines.append(word)
     return lines
 
 
-def _font(size_px: int) -> Font:
+def font(size_px: int) -> Font:
+    """The font of every sheet."""
     return ImageFont.load_default(size_px)

@@ -9,20 +9,17 @@ import sys
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import InputError, printable
+from trainers.cli.base_flags import add_base_flags, open_base
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
-
-if TYPE_CHECKING:
-    from lora_diffusion.families.base import DiffusionBase
 
 _SLUG_LENGTH = 40
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", metavar="PATH", default="bundled:demo_base", help="base model")
+    add_base_flags(parser)
     parser.add_argument(
         "--adapter",
         metavar=FORM,
@@ -61,23 +58,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", help="in px (default: the base's own)")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt (default 1)")
     parser.add_argument("--sampler", default="ddim", help="ddim, euler, euler_a or dpm++")
-    parser.add_argument("--clip_skip", type=int, default=1, help="text-encoder layer from the last")
-    parser.add_argument(
-        "--prediction",
-        default="auto",
-        choices=["auto", "epsilon", "v_prediction"],
-        help="what the base predicts, where it does not say",
-    )
-    parser.add_argument(
-        "--zero_snr",
-        action=argparse.BooleanOptionalAction,
-        help="noise schedule that ends without signal; unset reads it from the base",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="of the base"
-    )
-    parser.add_argument("--tokenizer", metavar="DIR", help="CLIP tokenizer, for a single-file base")
     parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the PNGs")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
@@ -98,8 +78,8 @@ def _run(arguments: argparse.Namespace) -> int:
     regions = read_regions(arguments.adapter_mask, arguments.region_prompt, scenes)
     for path in dict.fromkeys(used.path for scene in scenes for used in scene.adapters):
         open_adapter(path)  # is it one? The base takes long to load
-    base = _load(arguments)
-    width, height = _size(arguments.size, base.native_size_px)
+    base = open_base(arguments)
+    width, height = size_of(arguments.size) or (base.native_size_px, base.native_size_px)
     files: list[str] = []
     with Cast(base, scenes, regions) as cast:
         # prompts in a row with the same adapters are drawn in batches
@@ -130,29 +110,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> DiffusionBase:
-    from lora_diffusion.families import load_base
-    from trainers import devices
-    from trainers.progress import silence_libraries
-    from trainers.spec import ModelSpec
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """`512x768` or `512` as width and height in px; None stays None.
 
-    placement = devices.choose(ModelSpec(device=arguments.device, precision=arguments.precision))
-    silence_libraries()
-    return load_base(
-        arguments.base,
-        device=placement.device,
-        dtype=placement.dtype,
-        tokenizer=arguments.tokenizer,
-        prediction=arguments.prediction,
-        zero_snr=arguments.zero_snr,
-        clip_skip=arguments.clip_skip,
-        on_progress=lambda text: print(text, file=sys.stderr),
-    )
-
-
-def _size(text: str | None, native_px: int) -> tuple[int, int]:
+    Raises:
+        InputError: it is neither.
+    """
     if text is None:
-        return native_px, native_px
+        return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if not match:
         raise InputError(f"--size {printable(text)}: write it as 512 or 512x768.")
