@@ -8,7 +8,7 @@ from typing import Any
 from lora_diffusion.errors import InputError, printable
 from trainers.layering import plain
 from ui.follow import Follower
-from ui.run_view import inside
+from ui.run_files import inside
 from ui.shelf import Shelf
 
 MAX_RUNS = 4

@@ -15,6 +15,7 @@ from trainers import jobs
 from trainers.events import OUTCOMES, Event, read_events
 from trainers.jobs import RunDir, Status
 from trainers.spec import JobSpec
+from trainers.validation.history import History
 from ui.charts import Series
 
 RunState = Status | Literal["paused", "waiting"]
@@ -37,7 +38,8 @@ class Progress:
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_SPEED_WINDOW))
     previews: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     exports: dict[int, str] = field(default_factory=dict)
-    validation: dict[int, float] = field(default_factory=dict)
+    validation: History = field(default_factory=History)
+    measured: dict[str, Any] = field(default_factory=dict)  # the newest validation's body
     checkpoint_step: int | None = None
     notes: list[str] = field(default_factory=list)
     outcome: Event | None = None
@@ -72,10 +74,9 @@ class Progress:
 
     @property
     def best_step(self) -> int | None:
-        """The step whose validation loss is lowest; None before there are two to compare."""
-        if len(self.validation) < 2:
-            return None
-        return min(self.validation, key=self.validation.__getitem__)
+        """The step whose smoothed validation loss is lowest; None before there are two."""
+        best = self.validation.best
+        return best.step if best is not None and len(self.validation.points) > 1 else None
 
     def take(self, event: Event) -> None:
         """Add one event. A body that lacks a field, or holds another type, is passed over."""
@@ -98,8 +99,8 @@ class Progress:
             self.checkpoint_step = _whole(body.get("step"))
         elif event.kind == "note":
             self.notes.append(str(body.get("text", "")))
-        elif event.kind == "validation" and _is_finite(loss := body.get("loss")):
-            self.validation[_whole(body.get("step"))] = float(loss)
+        elif event.kind == "validation":
+            self._take_validation(body)
         if event.kind != "note":
             self._hold(event)
 
@@ -111,6 +112,12 @@ class Progress:
             if self.paused:
                 self.pace_from = None  # the pause is no pace
             self.paused = False
+
+    def _take_validation(self, body: dict[str, Any]) -> None:
+        step, loss = _whole(body.get("step")), body.get("loss")
+        self.measured = body
+        if step > 0 and _is_finite(loss):  # step 0 is the base alone
+            self.validation.add(step, float(loss))
 
     def _take_step(self, body: dict[str, Any], at: float) -> None:
         loss, seconds = body.get("loss"), body.get("seconds")
@@ -128,7 +135,7 @@ class Progress:
         self.loss.rewind(step)
         self.previews = {s: p for s, p in self.previews.items() if s <= step}
         self.exports = {s: f for s, f in self.exports.items() if s <= step}
-        self.validation = {s: v for s, v in self.validation.items() if s <= step}
+        self.validation = History.of(pair for pair in self.validation.pairs if pair[0] <= step)
         self.recent_seconds.clear()
         self.pace_from = None
         self.last_step = {}

@@ -69,10 +69,12 @@ def phase(progress: Progress) -> str:
 
 
 def _finished(run: RunDir, progress: Progress, spec: JobSpec | None) -> Json:
-    best, last = progress.best_step, max(progress.validation, default=0)
-    if best is not None and best < last:
+    early = progress.outcome.body.get("stopped_early") if progress.outcome else None
+    best, points = progress.best_step, progress.validation.points
+    if best is not None and best < points[-1].step:
         text = "validation rises after it, so the later steps began to memorise."
-        return _told("good", f"Finished. Step {best:,} looks best:", text)
+        told = f" {printable(early, 400)}" if isinstance(early, str) else ""
+        return _told("good", f"Finished. Step {best:,} looks best:", text + told)
     name = printable(adapter_name(spec, run), 80) if spec else "The adapter"
     return _told("good", "Finished.", f"{name} is ready: try it, or export it.")
 

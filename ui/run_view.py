@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,9 +11,10 @@ from lora_diffusion.errors import InputError, printable
 from trainers.jobs import RunDir
 from trainers.layering import to_toml
 from trainers.spec import JobSpec
-from ui import run_notes, words
+from ui import loss_maps, run_notes, words
 from ui.datasets import first_picture
 from ui.follow import Follower, Progress, RunState
+from ui.run_files import inside
 from ui.shelf import Shelf
 
 THUMBNAIL_PX = 160
@@ -69,7 +69,8 @@ def view(follower: Follower, shelf: Shelf, waiting_for: str | None = None) -> Js
         "ended_at": progress.outcome.at if progress.outcome and status in _RESUMABLE else None,
         "figures": _figures(run, progress, status),
         "curve": progress.loss.curve(),
-        "validation": sorted(progress.validation.items()),
+        "validation": progress.validation.pairs,
+        "loss_map": loss_maps.shown(run, progress, shelf),
         "best_step": progress.best_step,
         "previews": _previews(run, progress, shelf),
         "next_preview": _next_preview(progress, spec) if status == "running" else None,
@@ -97,17 +98,6 @@ def settings_text(run: RunDir) -> str:
         return to_toml(run.spec())
     except InputError as error:
         return printable(error, 600)
-
-
-def inside(run: RunDir, relative: object) -> Path | None:
-    """A file that an event names, if it really lies in the run's folder."""
-    if not isinstance(relative, str):
-        return None
-    try:
-        path = (run.path / relative).resolve()
-        return path if path.is_relative_to(run.path.resolve()) and path.is_file() else None
-    except (OSError, ValueError):
-        return None
 
 
 def _subtitle(progress: Progress, spec: JobSpec | None) -> str:
@@ -177,8 +167,8 @@ def _figures(run: RunDir, progress: Progress, status: RunState) -> list[Json]:
         {"label": "Memory", "value": "–", "unit": ""},
         {"label": "Learning rate", "value": _rate(progress)},
     ]
-    if progress.validation:
-        figures[1]["value"] = f"{progress.validation[max(progress.validation)]:.4f}"
+    if progress.validation.points:
+        figures[1]["value"] = f"{progress.validation.points[-1].loss:.4f}"
     pace = progress.seconds_a_step
     if pace is not None and status == "running":
         fast = pace < 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ui import runs_tab, train_tab
+from ui import endpoints, runs_tab, train_tab
 from ui.compose import tab as compose_tab
 from ui.context import Context
 
@@ -68,4 +68,5 @@ def build(context: Context) -> gr.Blocks:
                 runs_tab.build(context)
             with gr.Tab("Compose", id="compose"):
                 compose_tab.build(context)
+        endpoints.build(context)
     return page

@@ -89,12 +89,12 @@ def test_a_paused_run_holds_its_place_until_it_goes_on(runs: Path) -> None:
 def test_the_best_step_is_named_where_validation_rises_after_it(runs: Path) -> None:
     run = make_run(runs, "a", steps=100, every=50, validated=True)
     view = _view(run)
-    assert view["best_step"] == 70
-    assert "Step 70 looks best" in view["note"]["title"]  # type: ignore[index]
+    assert view["best_step"] == 80
+    assert "Step 80 looks best" in view["note"]["title"]  # type: ignore[index]
     assert [step for step, _ in view["validation"]] == list(range(10, 101, 10))  # type: ignore[attr-defined]
     follower = Follower(run)
     follower.glance()
-    assert run_view.card(follower, Shelf())["line"] == "1 min 27 s · best at step 70"
+    assert run_view.card(follower, Shelf())["line"] == "1 min 27 s · best at step 80"
     rising = _view(make_run(runs, "b", steps=100, every=50))
     assert rising["best_step"] is None
 

@@ -21,7 +21,7 @@ from ui import words
 from ui.compose.library import Shown
 from ui.context import Context
 from ui.follow import Follower
-from ui.run_view import inside
+from ui.run_files import inside
 
 THUMBNAIL_PX = 160
 _KINDS = {

@@ -180,6 +180,8 @@
           p.validationLegend = h("span", { class: "st-legend", hidden: true }, h("i", { class: "st-dashed" }), "validation"),
           chart.whole),
         chart.node);
+      p.mapBody = h("div", { class: "st-map" });
+      p.map = h("details", { class: "st-card st-details", hidden: true }, h("summary", {}, "Picture by picture"), p.mapBody);
       p.notes = h("ul", { class: "st-notes", hidden: true });
       p.logText = h("pre", { tabindex: "0" });
       p.log = details("Log", p.logText, "studio_log");
@@ -189,7 +191,7 @@
         h("div", { class: "st-head" }, h("div", {}, p.title, p.subtitle), p.buttons),
         note, p.note,
         p.progress = h("div", { class: "st-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.said, p.leftText)),
-        p.figures, p.chartCard, p.previewCard, p.notes, p.log, p.settings);
+        p.figures, p.chartCard, p.previewCard, p.map, p.notes, p.log, p.settings);
       return p;
     }
 
@@ -230,6 +232,7 @@
       parts.validationLegend.hidden = !view.validation.length;
       drawChart();
       drawPreviews();
+      drawMap(view.loss_map);
       parts.notes.hidden = !view.notes.length;
       parts.notes.replaceChildren(...view.notes.map((text) => h("li", {}, text)));
       mark(view.id);
@@ -346,6 +349,22 @@
         previews: view.previews, total: view.total,
         chosen: shown ? shown.step : null, live: view.status === "running",
       });
+    }
+
+    // What single pictures of the dataset do: which stand out, and the map of all.
+    function drawMap(map) {
+      parts.map.hidden = !map;
+      if (!map) return;
+      const wanted = JSON.stringify(map);
+      if (parts.mapBody.dataset.shown === wanted) return;
+      parts.mapBody.dataset.shown = wanted;
+      const none = "No picture stands out: captions fit, and none is memorised more than the others.";
+      parts.mapBody.replaceChildren(
+        h("p", { class: "st-muted" }, `Measured at step ${number(map.step)}. `, map.leak),
+        map.findings.length
+          ? h("ul", { class: "st-findings" }, map.findings.map((f) => h("li", {}, h("b", {}, f.picture), ` ${f.short}. `, h("span", { class: "st-muted" }, f.text))))
+          : h("p", {}, none),
+        map.url ? h("img", { src: map.url, alt: `Loss by picture and timestep at step ${map.step}`, loading: "lazy" }) : "");
     }
 
     // ---- previews ----
