@@ -10,6 +10,7 @@ from trainers.queue import Queue, Scheduler
 from ui.drawing import Drawer
 from ui.follow import Followers
 from ui.hardware import Hardware
+from ui.measuring import Measuring
 from ui.shelf import Shelf
 from ui.tasks import Tasks
 from ui.uploads import Uploads
@@ -29,6 +30,7 @@ class Context:
     drawer: Drawer
     tasks: Tasks
     hardware: Hardware
+    measuring: Measuring
     uploads: Uploads
 
     def open(self) -> None:
@@ -39,6 +41,7 @@ class Context:
     def close(self) -> None:
         """End the processes that belong to the studio, and delete what was uploaded; runs go on."""
         self.scheduler.close()
+        self.measuring.close()
         self.drawer.close()
         self.tasks.close()
         self.uploads.close()
@@ -62,5 +65,6 @@ def open_context(runs: Path, models: Path | None, adapters: Path | None = None) 
         drawer=Drawer(),
         tasks=Tasks(),
         hardware=Hardware(),
+        measuring=Measuring(),
         uploads=Uploads(),
     )

@@ -46,6 +46,14 @@ def _train(ask: Ask) -> tuple[Callable[..., Any], ...]:
         """What is wrong by setting, and what the run would take."""
         return ask("studio_check", {"values": values})
 
+    def measure(values: dict[str, str]) -> Json:
+        """Begin to measure two steps with these settings."""
+        return ask("studio_measure", {"values": values})
+
+    def measured() -> Json:
+        """How the measuring stands: `state`, `text`, `seconds` of the whole run."""
+        return ask("studio_measured", {})
+
     def start_training(values: dict[str, str]) -> Json:
         """Put a run with these settings in line: `{run}`, or `{problems}`."""
         return ask("studio_submit", {"values": values})
@@ -68,8 +76,8 @@ def _train(ask: Ask) -> tuple[Callable[..., Any], ...]:
         return [{name: getattr(field, name) for name in names} for field in form.fields()]
 
     return (
-        list_settings, load_settings, check_settings, start_training, edit_waiting,
-        settings_as_toml, settings_as_command,
+        list_settings, load_settings, check_settings, measure, measured, start_training,
+        edit_waiting, settings_as_toml, settings_as_command,
     )  # fmt: skip
 
 

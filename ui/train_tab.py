@@ -41,7 +41,7 @@ def build(context: Context) -> gr.HTML:
 
 def server_functions(context: Context) -> list[Callable[[Any], Json]]:
     """What the page may ask. Each takes one JSON object and answers with one."""
-    functions = (*_filling(context), *_using(context))
+    functions = (*_filling(context), *_using(context), *_measuring(context))
     return [answered(function) for function in functions]
 
 
@@ -132,6 +132,27 @@ def _using(context: Context) -> tuple[Callable[[Any], Json], ...]:
         return {"text": to_toml(spec), "name": f"{name}.toml"}
 
     return studio_check, studio_submit, studio_command, studio_toml
+
+
+def _measuring(context: Context) -> tuple[Callable[[Any], Json], ...]:
+    def studio_measure(request: Any) -> Json:
+        """Do two steps with these settings and measure them; `studio_measured` tells."""
+        spec = simple_form.to_spec(_texts(request))
+        if any(f.status() in {"running", "paused"} for f in context.followers.glance()):
+            raise InputError("A run is working: what is measured beside it would be wrong. Wait.")
+        context.measuring.start(spec)
+        return context.measuring.look().as_json()
+
+    def studio_measured(_request: Any) -> Json:
+        """`state`, `text`, and `seconds` of the whole run once it is known."""
+        return context.measuring.look().as_json()
+
+    def studio_measure_no_more(_request: Any) -> Json:
+        """Cancel what is being measured."""
+        context.measuring.cancel()
+        return {}
+
+    return studio_measure, studio_measured, studio_measure_no_more
 
 
 def _texts(request: Any) -> Mapping[str, str]:

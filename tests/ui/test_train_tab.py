@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,10 +15,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lora_diffusion.errors import InputError
 from lora_diffusion.formats.metadata import TrainingFacts, build_metadata
 from tests.ui.made_runs import make_run, make_waiting
 from trainers.jobs import RunDir
 from trainers.layering import build_spec, to_toml
+from trainers.planner.probe import Cancelled, Probe
+from ui import measuring
 from ui.context import Context
 from ui.train_tab import server_functions
 
@@ -175,3 +180,54 @@ def test_toml_and_command(ask: Any, values: dict[str, str]) -> None:
     )
     words = ask("studio_command", {"values": values, "preset": "demo-character"})["text"]
     assert words.startswith("python -m trainers.dreambooth_lora --preset demo-character")
+
+
+def _probe(step_seconds: float) -> Probe:
+    return Probe("cpu", 8, 64, 64, 2**30, 2**20, 2**29, 2**30, step_seconds)
+
+
+def _wait(ask: Any) -> Any:
+    for _ in range(200):
+        answer = ask("studio_measured")
+        if answer["state"] != "running":
+            return answer
+        time.sleep(0.02)
+    raise AssertionError("it measures forever")
+
+
+def test_measuring_on_request(
+    ask: Any, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+
+    def measure(spec: Any, *, on_progress: Any, is_cancelled: Any) -> Probe:
+        on_progress("opening the base")
+        began.wait(5)
+        if is_cancelled():
+            raise Cancelled
+        if spec.adapter.rank == 5:
+            raise InputError("The graphics card ran out of memory.")
+        return _probe(0.5)
+
+    monkeypatch.setattr(measuring, "probe", measure)
+    assert ask("studio_measured")["state"] == "idle"
+    values["schedule.steps"] = "100"
+    assert ask("studio_measure", {"values": values})["state"] == "running"
+    assert "already" in ask("studio_measure", {"values": values})["error"]
+    began.set()
+    told = _wait(ask)
+    assert told["seconds"] == 50 and "1.5 GB" in told["text"] and "0.50 s a step" in told["text"]
+    ask("studio_measure", {"values": {**values, "adapter.rank": "5"}})
+    assert _wait(ask) == {
+        "state": "failed", "text": "The graphics card ran out of memory.", "seconds": None
+    }  # fmt: skip
+    began.clear()
+    ask("studio_measure", {"values": values})
+    assert ask("studio_measure_no_more") == {}
+    began.set()
+    assert _wait(ask)["state"] == "idle"
+
+
+def test_nothing_is_measured_beside_a_run(ask: Any, runs: Path, values: dict[str, str]) -> None:
+    make_run(runs, "running", steps=8, reached=4, outcome=None, alive=True)
+    assert "A run is working" in ask("studio_measure", {"values": values})["error"]

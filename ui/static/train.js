@@ -188,8 +188,33 @@
     const estimate = h("section", { class: "st-card st-estimate", "aria-label": "Estimate" },
       h("h2", {}, "What it takes"),
       h("dl", {}, h("div", {}, h("dt", {}, "Memory"), h("dd", {}, memory)), h("div", {}, h("dt", {}, "Time"), h("dd", {}, time, clock))),
-      h("span", { class: "st-bar st-thin" }, bar), note);
+      h("span", { class: "st-bar st-thin" }, bar), note, h("div", { class: "st-measure" }));
     const pictures = h("section", { class: "st-card st-dataset" });
+
+    // ---- measuring: two steps of this very run, in a process of their own ----
+    const measureBox = estimate.querySelector(".st-measure");
+    const measureText = h("p", { role: "status" });
+    const measureButton = h("button", { class: "st-button st-small", type: "button" }, "Measure");
+    measureButton.addEventListener("click", async () => {
+      if (measureButton.dataset.running) return void (await ask("studio_measure_no_more", {}));
+      const answer = await ask("studio_measure", { values: state.values });
+      if (answer) followMeasuring(answer);
+    });
+    measureBox.append(measureButton, measureText);
+
+    async function followMeasuring(answer) {
+      for (; answer && answer.state === "running"; answer = await ask("studio_measured", {})) {
+        measureButton.dataset.running = "yes";
+        setText(measureButton, "Cancel");
+        setText(measureText, answer.text);
+        await new Promise((done) => setTimeout(done, 700));
+      }
+      delete measureButton.dataset.running;
+      setText(measureButton, "Measure");
+      const whole = answer && answer.seconds ? ` All steps: about ${window.Studio.duration(answer.seconds)}.` : "";
+      setText(measureText, answer ? answer.text + whole : "");
+      measureText.classList.toggle("st-bad", Boolean(answer && answer.state === "failed"));
+    }
 
     function showEstimate(answer) {
       const told = answer.memory;
