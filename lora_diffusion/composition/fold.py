@@ -13,15 +13,15 @@ B A = sum w_i s_i B_i A_i without cross terms. Layers are read, summed and writt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lora_diffusion.analyse.svd import Directions, directions
 from lora_diffusion.composition import methods
+from lora_diffusion.composition.cut import Limit, cut_dense, cut_factors
 from lora_diffusion.composition.terms import (
     Ingredient,
     Term,
@@ -54,9 +54,7 @@ class FoldSettings:
 
     Attributes:
         method: see `methods`; `svd` is the sum, cut down to `rank` or `error`.
-        rank: most ranks a layer gets; None for as many as it takes.
-        error: of a layer, relative to the exact sum's norm, that cutting ranks may cost; None for
-            no cutting.
+        limit: how far the ranks of a layer are cut.
         density: share of entries that ties, dare and prune keep, in (0, 1].
         seed: of dare's masks.
         dtype: of the file, one of `formats.DTYPES`.
@@ -66,30 +64,20 @@ class FoldSettings:
     """
 
     method: Method = "exact"
-    rank: int | None = None
-    error: float | None = None
+    limit: Limit = field(default_factory=Limit)
     density: float | None = None
     seed: int = 0
     dtype: str = "fp16"
 
     def __post_init__(self) -> None:
-        if self.method == "exact" and (self.rank is not None or self.error is not None):
+        if self.method == "exact" and self.limit.cuts:
             raise InputError("method exact cuts no ranks. Use method svd with a rank or an error.")
-        if self.method == "svd" and self.rank is None and self.error is None:
+        if self.method == "svd" and not self.limit.cuts:
             raise InputError("method svd needs a rank or an error to cut down to.")
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"rank is {self.rank}; it must be at least 1.")
-        if self.error is not None and not 0 <= self.error < 1:
-            raise InputError(f"error is {self.error:g}; it must lie between 0 and 1.")
         if self.density is not None and self.method not in DENSITIES:
             raise InputError(f"method {self.method} has no density; {', '.join(DENSITIES)} have.")
         if self.density is not None and not 0 < self.density <= 1:
             raise InputError(f"density is {self.density:g}; it must lie above 0, up to 1.")
-
-    @property
-    def cuts(self) -> bool:
-        """Whether layers come out as LoRA of limited rank."""
-        return self.rank is not None or self.error is not None
 
 
 @dataclass(frozen=True)
@@ -171,40 +159,6 @@ def merged_metadata(ingredients: Sequence[Ingredient], method: str) -> dict[str,
     return metadata
 
 
-def cut(
-    found: Directions, shape: Sequence[int], rank: int | None, error: float | None
-) -> LoRAFactors:
-    """The strongest directions of an update as LoRA: the nearest of that rank (Eckart & Young).
-
-    Args:
-        found: of an update of the weight's shape `shape`.
-        rank: most that are kept.
-        error: relative error that leaving out the others may cost; the fewest that keep to it.
-
-    Returns:
-        fp32, the singular values shared out between A and B; at least one rank.
-    """
-    count = len(found.values)
-    if error is not None and count:
-        squares = found.values.square()
-        left_out = squares.flip(0).cumsum(0).flip(0)  # of ranks i and above
-        count = int((left_out > error**2 * squares.sum()).sum())
-    count = max(1, count if rank is None else min(count, rank))
-    outputs, inputs, *kernel = shape
-    if len(found.values) == 0:
-        flat_up, flat_down = torch.zeros(outputs, 1), torch.zeros(1, found.right.shape[1])
-    else:
-        kept = found.first(count)
-        roots = kept.values.sqrt()
-        flat_up, flat_down = kept.left * roots, kept.right * roots[:, None]
-    ones = (1,) * len(kernel)
-    return LoRAFactors(
-        flat_down.float().reshape(count, inputs, *kernel),
-        flat_up.float().reshape(outputs, count, *ones),
-        float(count),
-    )
-
-
 def _fold_layer(
     key: LayerKey,
     ingredients: Sequence[Ingredient],
@@ -231,8 +185,7 @@ def _combined(
     key: LayerKey, terms: Sequence[Term], exact: Tensor, own: Tensor | None, settings: FoldSettings
 ) -> LoRAFactors | FullFactors:
     if settings.method in DENSITIES:
-        dense = _sparse_sum(key, terms, own, settings)
-        return _cut_dense(dense, settings)
+        return _limited(_sparse_sum(key, terms, own, settings), settings.limit)
     if settings.method == "orthogonal":
         shares = methods.orthogonal_factors([term.delta(own) for term in terms])
         scaled = [replace(t, weight=t.weight * c) for t, c in zip(terms, shares, strict=True)]
@@ -240,10 +193,8 @@ def _combined(
         exact = exact_sum(terms, own)
     joined = side_by_side(key, terms)
     if joined is None:
-        return _cut_dense(exact, settings)
-    if not settings.cuts:
-        return joined
-    return cut(directions(joined), joined.weight_shape, settings.rank, settings.error)
+        return _limited(exact, settings.limit)
+    return cut_factors(joined, settings.limit) if settings.limit.cuts else joined
 
 
 def _sparse_sum(
@@ -259,11 +210,8 @@ def _sparse_sum(
     return methods.dare(updates, density, labels, settings.seed)
 
 
-def _cut_dense(update: Tensor, settings: FoldSettings) -> LoRAFactors | FullFactors:
-    whole = FullFactors(update)
-    if not settings.cuts:
-        return whole
-    return cut(directions(whole), whole.weight_shape, settings.rank, settings.error)
+def _limited(update: Tensor, limit: Limit) -> LoRAFactors | FullFactors:
+    return cut_dense(update, limit) if limit.cuts else FullFactors(update)
 
 
 def side_by_side(key: LayerKey, terms: Sequence[Term]) -> LoRAFactors | None:

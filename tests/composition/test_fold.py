@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_diffusion import compose, load
+from lora_diffusion.composition.cut import Limit
 from lora_diffusion.composition.fold import DENSITIES, FoldSettings, fold, max_error
 from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError
@@ -125,13 +126,13 @@ def test_all_kinds_fold_exactly_and_round_as_told(files, base_folder, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        FoldSettings("svd", rank=2),
-        FoldSettings("svd", error=0.3),
-        FoldSettings("ties", rank=3),
+        FoldSettings("svd", Limit(rank=2)),
+        FoldSettings("svd", Limit(error=0.3)),
+        FoldSettings("ties", Limit(3)),
         FoldSettings("ties", density=0.5, dtype="bf16"),
         FoldSettings("dare", density=0.7),
         FoldSettings("prune"),
-        FoldSettings("orthogonal", rank=4),
+        FoldSettings("orthogonal", Limit(4)),
         FoldSettings("orthogonal", dtype="fp32"),
     ],
     ids=str,
@@ -167,11 +168,13 @@ def test_reported_errors_are_those_of_the_file(files, base_folder, tmp_path, set
             left_out = np.sqrt(np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0))
             best = left_out[layer.rank] / left_out[0]
             assert np.isclose(layer.error_before_rounding, best, rtol=1e-3, atol=1e-5), key
-            if settings.error is None:
-                assert layer.rank <= settings.rank
+            if settings.limit.error is None:
+                assert layer.rank <= settings.limit.rank
             else:  # the fewest ranks that keep to the error
-                assert layer.error_before_rounding <= settings.error + 1e-6
-                assert layer.rank == 1 or left_out[layer.rank - 1] / left_out[0] > settings.error
+                assert layer.error_before_rounding <= settings.limit.error + 1e-6
+                assert (
+                    layer.rank == 1 or left_out[layer.rank - 1] / left_out[0] > settings.limit.error
+                )
         if settings.method in DENSITIES:
             assert layer.error > 0.05
 
@@ -221,10 +224,8 @@ def test_what_cannot_be_folded_is_told(files, tmp_path):
         fold([(lora, Weights(0))], tmp_path / "o.safetensors", FoldSettings())
     for settings, word in (
         ({"method": "svd"}, "needs a rank"),
-        ({"rank": 4}, "cuts no ranks"),
-        ({"method": "svd", "rank": 0}, "at least 1"),
-        ({"method": "svd", "error": 1.5}, "between 0 and 1"),
-        ({"method": "svd", "rank": 1, "density": 0.5}, "no density"),
+        ({"limit": Limit(4)}, "cuts no ranks"),
+        ({"method": "svd", "limit": Limit(1), "density": 0.5}, "no density"),
         ({"method": "ties", "density": 0.0}, "above 0"),
     ):
         with pytest.raises(InputError, match=word):
