@@ -62,6 +62,11 @@ class Uploads:
         self._bytes = 0  # kept, and of uploads on their way
         self._running = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept."""
+        return not self._kept
+
     async def take(self, name: str, parts: AsyncIterator[bytes]) -> str:
         """Write the file to disk as it comes; returns its id.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from ui.security import App, Message
 
@@ -35,18 +36,20 @@ def send(
     seconds: float = 5.0,
 ) -> Answer:
     """One request and its answer. An answer that never ends is cut off after `seconds`."""
-    return asyncio.run(_send(app, method, path, list(headers), body, chunk, seconds))
+    return asyncio.run(send_async(app, method, path, headers, body, chunk=chunk, seconds=seconds))
 
 
-async def _send(
+async def send_async(
     app: App,
     method: str,
     path: str,
-    headers: list[tuple[str, str]],
-    body: bytes,
-    chunk: int,
-    seconds: float,
+    headers: Iterable[tuple[str, str]] = (("host", HOST),),
+    body: bytes = b"",
+    *,
+    chunk: int = 1 << 16,
+    seconds: float = 5.0,
 ) -> Answer:
+    """The same within a loop that runs already, for thousands of requests."""
     answer = Answer()
     raw_path, _, query = path.partition("?")
     parts = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
@@ -56,7 +59,7 @@ async def _send(
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
-        "path": raw_path,
+        "path": unquote(raw_path),
         "raw_path": raw_path.encode("utf-8", "surrogateescape"),
         "query_string": query.encode(),
         "root_path": "",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from starlette.routing import BaseRoute, Mount, Route
 
+import app as app_module
 from app import main
-from tests.ui.asgi import HOST, Answer, send
+from tests.ui.asgi import HOST, Answer, send, send_async
 from tests.ui.made_runs import make_run
 from ui import security
 from ui.context import Context, open_context
@@ -242,35 +246,118 @@ def test_large_and_slow_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(recorder.reached) == 1
 
 
-def test_paths_outside_are_never_read(studio: tuple[FastAPI, Context], tmp_path: Path) -> None:
+def _combinations(seed: int, count: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(method, headers) that no page of the studio sends: at least one thing in each is foreign."""
+    dice = random.Random(seed)
+    own_hosts = [*ACCESS.hosts]
+    while count:
+        host = dice.choice([*FOREIGN_HOSTS, *own_hosts])
+        origin = dice.choice([None, f"http://{host}", *FOREIGN_ORIGINS])
+        site = dice.choice([None, "same-origin", "none", "same-site", "cross-site"])
+        cookie = dice.choice([None, COOKIE, ("cookie", f"{ACCESS.cookie_name}=wrong")])
+        method = dice.choice(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+        ours = (
+            host in own_hosts
+            and origin in {None, f"http://{host}"}
+            and site in {None, "same-origin", "none"}
+            and cookie == COOKIE
+            and method in {"GET", "HEAD", "POST"}
+        )
+        if ours:
+            continue
+        count -= 1
+        given = [("origin", origin), ("sec-fetch-site", site)]
+        more = [(name, value) for name, value in given if value is not None]
+        kind = dice.choice(["application/json", "text/plain", "multipart/form-data; boundary=b"])
+        yield method, [("host", host), *more, *([cookie] if cookie else []), ("content-type", kind)]
+
+
+def test_500_combinations_over_every_route_reach_nothing(
+    studio: tuple[FastAPI, Context], every_route: list[tuple[str, str]]
+) -> None:
+    """Whatever is foreign in Host, Origin, site, cookie or method: no route is reached."""
+    recorder = Recorder()
+    gate = Gate(recorder, ACCESS)
+    paths = sorted({path for _, path in every_route})
+    tried = 0
+
+    async def all_of_them() -> None:
+        nonlocal tried
+        for method, headers in _combinations(seed=1, count=500):
+            for path in paths:
+                answer = await send_async(gate, method, path, headers, b"{}")
+                assert answer.status in {403, 405}, (method, path, headers)
+                tried += 1
+
+    asyncio.run(all_of_them())
+    assert tried == 500 * len(paths) and not recorder.reached
+
+
+def test_foreign_requests_have_no_side_effect(studio: tuple[FastAPI, Context]) -> None:
+    """The same against the real application: no file is made, nothing is queued or uploaded."""
+    app, context = studio
+    gate = Gate(app, ACCESS, HEAD)
+    before = _snapshot(context.runs)
+    demo = json.dumps({"data": [], "fn_index": 0, "session_hash": "x", "api_name": "run_the_demo"})
+
+    async def all_of_them() -> None:
+        for method, headers in _combinations(seed=2, count=100):
+            for path in (
+                "/gradio_api/queue/join", "/gradio_api/component_server", "/studio/upload?name=a",
+                "/gradio_api/call/run_the_demo", "/gradio_api/run/run_the_demo",
+            ):  # fmt: skip
+                answer = await send_async(gate, method, path, headers, demo.encode())
+                assert answer.status in {403, 405}
+
+    asyncio.run(all_of_them())
+    assert _snapshot(context.runs) == before and not context.queue.names()
+    assert context.uploads.is_empty
+
+
+def _snapshot(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(p), p.stat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+def test_2000_paths_read_nothing_outside(studio: tuple[FastAPI, Context], tmp_path: Path) -> None:
     canary = tmp_path / "canary.txt"
     canary.write_text("canary-7f3a")
     app, context = studio
     gate = Gate(app, ACCESS, HEAD)
     inside_run = next(context.runs.glob("*/spec.toml"))
     targets = [
-        canary,
-        inside_run,
-        Path("/etc/hostname"),
-        Path(__file__),
-        Path("/proc/self/environ"),
-    ]
-    for target in targets:
-        for payload in _payloads(target):
-            answer = send(gate, "GET", payload, OURS)
+        canary, inside_run, Path("/etc/hostname"), Path(__file__), Path("/proc/self/environ"),
+        Path("/etc/passwd"), context.runs / "queue.json", Path(app_module.__file__),
+    ]  # fmt: skip
+    secrets = [t.read_bytes()[:40] for t in targets if t.is_file() and t.read_bytes()[:40]]
+    payloads = list(dict.fromkeys(p for target in targets for p in _payloads(target)))
+    assert len(payloads) >= 2_000
+
+    async def all_of_them() -> None:
+        for payload in payloads:
+            answer = await send_async(gate, "GET", payload, OURS)
             assert answer.status in {400, 403, 404, 405}, payload
-            assert b"canary-7f3a" not in answer.body
+            assert not any(secret in answer.body for secret in secrets), payload
+
+    asyncio.run(all_of_them())
 
 
 def _payloads(target: Path) -> list[str]:
     plain = str(target)
-    up = "../" * 12 + plain.lstrip("/")
-    names = [plain, up, up.replace("../", "..%2f"), up.replace("../", "..\\"), f"x/../..{plain}",
-             plain.replace("/", "%2f"), "....//" * 8 + plain, f"file://{plain}", f"{plain}\x00.png",
-             "%2e%2e/" * 8 + plain.lstrip("/")]  # fmt: skip
-    routes = ("/studio/static/", "/studio/picture/", "/studio/adapter/", "/gradio_api/file=",
-              "/gradio_api/file/", "/static/", "/assets/", "/svelte/", "/gradio_api/proxy=",
-              "/", "/gradio_api/custom_component/")  # fmt: skip
+    bare = plain.lstrip("/")
+    up = "../" * 12 + bare
+    names = [
+        plain, up, up.replace("../", "..%2f"), up.replace("../", "..\\"), f"x/../..{plain}",
+        plain.replace("/", "%2f"), "....//" * 8 + plain, f"file://{plain}", f"{plain}\x00.png",
+        "%2e%2e/" * 8 + bare, "%252e%252e%252f" * 8 + bare, "..%c0%af" * 8 + bare,
+        "..;/" * 8 + bare, "//" + bare, f"\\\\localhost\\{bare}", "..%5c" * 8 + bare,
+        f"%00{plain}", f"studio.js/../{up}", f"studio.css%00{plain}", f"C:{plain}",
+        "\uff0e\uff0e/" * 8 + bare, "~root" + plain, f"{plain}/", f"{plain}?x=.png",
+    ]  # fmt: skip
+    routes = (
+        "/studio/static/", "/studio/picture/", "/studio/adapter/", "/gradio_api/file=",
+        "/gradio_api/file/", "/static/", "/assets/", "/svelte/", "/gradio_api/proxy=", "/",
+        "/gradio_api/custom_component/", "/studio/upload/",
+    )  # fmt: skip
     return [route + name for route in routes for name in names]
 
 
