@@ -99,8 +99,8 @@ def extract(
     """
     if not limit.cuts:
         raise InputError("Give a rank, an energy or an error to cut down to.")
-    check_out(out, [])
     ours, theirs = open_stored(tuned), open_stored(base)
+    check_out(out, [ours.path, theirs.path])
     _check_alike(ours, theirs)
     wanted = {
         key
