@@ -19,9 +19,10 @@ from lora_diffusion.families.base import DiffusionBase, PictureSize
 from lora_diffusion.randomness import normal
 from trainers.data.buckets import split_evenly
 from trainers.data.dataset import Dataset
-from trainers.data.order import Order
+from trainers.data.order import Order, Visit
 from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
 from trainers.spec import JobSpec
+from trainers.team import ALONE, Team
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +82,8 @@ class Batch:
 class BatchSource(Protocol):
     """Where a step's batches come from."""
 
-    def make(self, micro: int) -> Batch:
-        """The `micro`-th batch (from 0), its pictures all of one size."""
+    def own(self, micro: int) -> Batch | None:
+        """This process' part of the `micro`-th batch (from 0), if it has any; all of one size."""
 
     def names(self, micro: int) -> list[str]:
         """The names of its pictures."""
@@ -94,6 +95,7 @@ class Batches:
 
     Attributes:
         pads_captions: whether captions are encoded with the batch, padded to its longest.
+        team: whose processes each take a part of every batch.
     """
 
     spec: JobSpec
@@ -101,11 +103,25 @@ class Batches:
     dataset: Dataset
     order: Order
     pads_captions: bool
+    team: Team = ALONE
 
     def make(self, micro: int) -> Batch:
         """The `micro`-th batch of the run (from 0), its pictures all of one size."""
-        objective, seed = self.spec.objective, self.spec.schedule.seed
         visits = self.order.batch(micro)
+        return self._of(visits, visits)
+
+    def own(self, micro: int) -> Batch | None:
+        """This process' part of it, which may be none.
+
+        The batch is drawn first and then split; who gets one more changes from batch to batch.
+        """
+        visits = self.order.batch(micro)
+        own = visits[self.team.own(len(visits), micro)]
+        return self._of(own, visits) if own else None
+
+    def _of(self, visits: Sequence[Visit], whole: Sequence[Visit]) -> Batch:
+        """Those visits of a batch that has `whole`."""
+        objective, seed = self.spec.objective, self.spec.schedule.seed
         shown = self.dataset.show(visits)
         latents, noises, input_noises, timesteps = [], [], [], []
         for place, moments in ((v.place, s.moments) for v, s in zip(visits, shown, strict=True)):
@@ -117,25 +133,27 @@ class Batches:
             timesteps.append(draw_timestep(objective, seed, place, self._timestep_count))
         device = self.base.device
         masks = [s.mask for s in shown if s.mask is not None]
-        captions = [s.caption for s in shown]
         return Batch(
             latents=torch.cat(latents).to(device),
             noise=torch.stack(noises).to(device),
             input_noise=torch.stack(input_noises).to(device),
             timesteps=torch.tensor(timesteps, device=device),
-            captions=captions,
+            captions=[s.caption for s in shown],
             sizes=[s.size for s in shown],
             is_class=torch.tensor([v.is_class for v in visits], device=device),
             weight=torch.tensor([s.weight for s in shown], device=device),
             mask=torch.stack(masks).to(device).float() / 255 if masks else None,
             places=tuple(v.place for v in visits),
-            chunks=max(map(self.base.prompt_chunks, captions)) if self.pads_captions else None,
+            chunks=self._chunks(whole) if self.pads_captions else None,
             share=len(visits) / self.spec.schedule.batch_size,
         )
 
     @cached_property
     def _timestep_count(self) -> int:
         return len(NoiseSchedule(self.base))
+
+    def _chunks(self, visits: Sequence[Visit]) -> int:
+        return max(self.base.prompt_chunks(self.dataset.caption(visit)) for visit in visits)
 
     def names(self, micro: int) -> list[str]:
         """The pictures' names in the `micro`-th batch."""

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from lora_diffusion.errors import InputError
 from trainers.spec import ModelSpec
+from trainers.team import ALONE, Team
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,13 +30,13 @@ class Placement:
         return _DTYPES[self.precision]
 
 
-def choose(spec: ModelSpec) -> Placement:
-    """Resolve `auto`, and refuse what this machine can't do.
+def choose(spec: ModelSpec, team: Team = ALONE) -> Placement:
+    """Resolve `auto`, and refuse what this machine can't do. Each process has a GPU of its own.
 
     Raises:
         InputError: no such device, or a precision that it lacks.
     """
-    device = _device(spec.device)
+    device = _device(_own_gpu(spec.device, team))
     if spec.precision != "auto":
         precision: Precision = spec.precision
     elif device.type == "cuda":
@@ -73,6 +74,23 @@ def peak_bytes(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _own_gpu(wanted: str, team: Team) -> str:
+    """`wanted`, or this process' own GPU where several processes have one each.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if team.size == 1 or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+        return wanted
+    if team.local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"{torch.cuda.device_count()} GPUs are here for more processes. Start one a GPU "
+            "(--num_processes)."
+        )
+    torch.cuda.set_device(team.local_rank)
+    return f"cuda:{team.local_rank}"
 
 
 def _device(wanted: str) -> torch.device:

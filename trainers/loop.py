@@ -32,6 +32,7 @@ from trainers.objective import (
 )
 from trainers.optim import limit_norms, set_lr, shown_lr
 from trainers.spec import JobSpec
+from trainers.team import ALONE, Team
 
 _MAX_BAD_STEPS = 3
 _MAX_NAMED = 8
@@ -59,6 +60,7 @@ class Trainer:
     Args:
         cached_prompts: captions, encoded; None encodes them in each step.
         ladder: what to do when memory runs out; None lets the error through.
+        team: the processes whose parts of each batch make one step together.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         cached_prompts: Mapping[str, Conditioning] | None,
         ladder: Ladder | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.spec = spec
         self.total_steps = total_steps
@@ -83,10 +86,14 @@ class Trainer:
         self.shown = ShownWeights(handle, optimizer, spec.optim.ema_decay)
         self.cached_prompts = cached_prompts
         self.ladder = ladder
+        self.team = team
         self.schedule = NoiseSchedule(base)
         check(spec.objective, base.prediction, len(self.schedule))
         self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
         self._bad_steps = 0
+        # the gradients, one after another, then the loss and the share that it is of
+        numel = sum(p.numel() for p in self._parameters)
+        self._flat = torch.zeros(numel + 2 if team.size > 1 else 0, device=base.device)
 
     def set_training(self) -> None:
         """Put the models into training mode, which is what dropout looks at."""
@@ -103,7 +110,10 @@ class Trainer:
         """
         began = time.perf_counter()
         set_lr(self.optimizer, lr_factor(self.spec.optim, step, self.total_steps))
-        loss = self._gradients(step)
+        total, share = self._own_gradients(step)
+        if self.team.size > 1:
+            total, share = self._add_up_with_others(step, total, share)
+        loss = total / share
         grad_norm = self._update(step, _finite(loss))
         return StepResult(
             step=step + 1,
@@ -115,8 +125,8 @@ class Trainer:
             skipped=self._pictures_of(step) if self._bad_steps else (),
         )
 
-    def _gradients(self, step: int) -> float:
-        """Add up the gradients of a step's batches, in memory that suffices; returns its loss."""
+    def _own_gradients(self, step: int) -> tuple[float, float]:
+        """As `_add_up`, in memory that suffices."""
         while True:
             try:
                 return self._add_up(step)
@@ -128,21 +138,46 @@ class Trainer:
             release()
             self.ladder.go_down(step)
 
-    def _add_up(self, step: int) -> float:
-        """Add up the gradients of a step's batches; returns its loss, the mean of theirs."""
+    def _add_up(self, step: int) -> tuple[float, float]:
+        """Add up the gradients of this process' parts of a step's batches.
+
+        Returns:
+            The sum of their losses, each times its share of the step, and of these shares.
+        """
         micros, seed = self._micros(step), self.spec.schedule.seed
-        parts = 1 if self.ladder is None else self.ladder.savings.parts
-        rows = -(-self.spec.schedule.batch_size // parts)
-        total = 0.0
+        rows = self.spec.schedule.batch_size if self.ladder is None else self.ladder.rows
+        total = shares = 0.0
         for micro in micros:
-            batch = self.batches.make(micro)
-            for part in batch.split(rows):
+            batch = self.batches.own(micro)
+            for part in batch.split(rows) if batch else ():
                 self.handle.clock.set(seed, micro, part.places)
+                share = part.share / len(micros)
                 with self.accelerator.autocast():
                     loss = self.loss(part)
-                self.accelerator.backward(loss * (part.share / len(micros)))
-                total += loss.item() * len(part) / len(batch)
-        return total / len(micros)
+                self.accelerator.backward(loss * share)
+                total += loss.item() * share
+                shares += share
+        return total, shares
+
+    def _add_up_with_others(self, step: int, total: float, share: float) -> tuple[float, float]:
+        """Make gradients, loss and share those of all processes: one sum of one flat tensor."""
+        if self.ladder is not None:
+            self.ladder.meet(self.team, step)
+        else:
+            self.team.agree()
+        flat = self._flat
+        flat[-2:] = torch.tensor([total, share])
+        views = torch.split(flat[:-2], [p.numel() for p in self._parameters])
+        for parameter, view in zip(self._parameters, views, strict=True):
+            if parameter.grad is None:  # this process had no part
+                parameter.grad = torch.zeros_like(parameter)
+            view.copy_(parameter.grad.flatten())
+        self.team.add_up(flat)
+        for parameter, view in zip(self._parameters, views, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(view.view_as(parameter))
+        total, share = flat[-2:].tolist()
+        return total, share
 
     def _pictures_of(self, step: int) -> tuple[str, ...]:
         return tuple(name for micro in self._micros(step) for name in self.batches.names(micro))

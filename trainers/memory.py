@@ -20,6 +20,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.families.outline import VAE
 from trainers.spec import JobSpec
+from trainers.team import Team
 from trainers.unet_options import keep_in_main_memory, recompute_activations
 
 MEMORY_ERRORS = (MemoryError, RuntimeError)
@@ -83,6 +84,7 @@ class Ladder:
     """The savings of one run, taken up on one base.
 
     Args:
+        most_rows: pictures of a batch that this process takes at most.
         start: those that a checkpoint tells of, as `Savings.as_json` gave them.
         tell: called with new savings and a sentence about them.
     """
@@ -91,16 +93,23 @@ class Ladder:
         self,
         spec: JobSpec,
         base: DiffusionBase,
+        most_rows: int,
         start: Mapping[str, Any],
         tell: Callable[[Savings, str], None],
     ) -> None:
         self.spec = spec
         self.base = base
+        self.most_rows = most_rows
         self.device = base.device
         self.savings = Savings(recompute=spec.model.gradient_checkpointing)
         self._tell = tell
         if start:
             self.take_up(Savings(**start))
+
+    @property
+    def rows(self) -> int:
+        """Pictures that go through at once, at most."""
+        return -(-self.most_rows // self.savings.parts)
 
     def take_up(self, savings: Savings) -> None:
         """Do as `savings` say; none that is in use is given up."""
@@ -131,6 +140,18 @@ class Ladder:
             self.savings, f"Memory ran out in step {step + 1}. From here on {savings.told()}."
         )
 
+    def meet(self, team: Team, step: int) -> None:
+        """Save as much as the process does that saves most."""
+        own = self.savings
+        recompute, parts, away = team.highest((int(own.recompute), own.parts, int(own.away)))
+        found = Savings(bool(recompute), parts, bool(away))
+        if found != own:
+            self.take_up(found)
+            told = (
+                f"Memory ran out in step {step + 1} on another device. From here on {found.told()}."
+            )
+            self._tell(found, told)
+
     @contextmanager
     def drawing(self) -> Iterator[None]:
         """Inside, the VAE is on the UNet's device."""
@@ -147,8 +168,8 @@ class Ladder:
         now = self.savings
         if not now.recompute:
             return replace(now, recompute=True)
-        if now.parts < self.spec.schedule.batch_size:
-            return replace(now, parts=min(2 * now.parts, self.spec.schedule.batch_size))
+        if now.parts < self.most_rows:
+            return replace(now, parts=min(2 * now.parts, self.most_rows))
         if not now.away and self.device.type != "cpu" and not self.spec.model.compile:
             return replace(now, away=True)
         return None

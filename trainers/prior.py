@@ -17,6 +17,7 @@ from lora_diffusion.generate import BATCH_SIZE, PictureSpec, draw, save_png
 from lora_diffusion.randomness import derive_seed
 from trainers.data.scan import Picture, list_pictures, scan
 from trainers.spec import JobSpec
+from trainers.team import ALONE, Team
 
 
 def class_pictures(
@@ -25,37 +26,51 @@ def class_pictures(
     folder: Path,
     side_px: int,
     on_progress: Callable[[int, int], None],
+    team: Team = ALONE,
 ) -> list[Picture]:
     """The first `data.class_pictures` of `folder`; missing ones are drawn into it first.
 
     Picture i is drawn from prompt i modulo their number, with a seed that follows from
-    (schedule.seed, i); its prompt is stored beside it.
+    (schedule.seed, i); its prompt is stored beside it. Each process of `team` draws a share.
+
+    Raises:
+        InputError: prompts are missing, or the folder is not the same one for all processes.
     """
     wanted = spec.data.class_pictures
     folder.mkdir(parents=True, exist_ok=True)
-    have = list_pictures(folder)
-    if len(have) < wanted:
-        _draw_missing(base, spec, folder, len(have), side_px, on_progress)
-    default = spec.data.class_prompts[0] if spec.data.class_prompts else None
-    found = scan(folder, default_caption=default)[:wanted]
-    return [replace(picture, is_class=True) for picture in found]
+    have = team.share(lambda: len(list_pictures(folder)))
+    if have < wanted:
+        numbers = range(have, wanted)
+        _draw(base, spec, folder, numbers[team.own(len(numbers))], side_px, on_progress)
+        team.agree()
+
+    def find() -> list[Picture]:
+        default = spec.data.class_prompts[0] if spec.data.class_prompts else None
+        found = scan(folder, default_caption=default)[:wanted]
+        if len(found) < wanted:
+            raise InputError(
+                f"{folder}: not all class pictures are here that were drawn. Choose a "
+                "data.class_folder on a disk that all machines of this run share."
+            )
+        return [replace(picture, is_class=True) for picture in found]
+
+    return team.share(find)
 
 
-def _draw_missing(
+def _draw(
     base: DiffusionBase,
     spec: JobSpec,
     folder: Path,
-    have: int,
+    numbers: range,
     side_px: int,
     on_progress: Callable[[int, int], None],
 ) -> None:
     prompts = spec.data.class_prompts
     if not prompts:
         raise InputError(
-            f"{folder}: has {have} of {spec.data.class_pictures} class pictures, and the rest "
+            f"{folder}: has fewer than {spec.data.class_pictures} class pictures, and the rest "
             "can't be drawn without data.class_prompts. Add prompts, or lower data.class_pictures."
         )
-    numbers = range(have, spec.data.class_pictures)
     on_progress(0, len(numbers))
     for first in range(0, len(numbers), BATCH_SIZE):
         batch = numbers[first : first + BATCH_SIZE]

@@ -29,12 +29,13 @@ class Reporter:
 
     Args:
         prefix: before each line, where several runs speak in turn; there is no live bar then.
+        quiet: print nothing.
     """
 
-    def __init__(self, prefix: str = "") -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, prefix: str = "", *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.prefix = prefix
-        self._live = sys.stderr.isatty() and not prefix
+        self._live = sys.stderr.isatty() and not prefix and not quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None

@@ -19,7 +19,7 @@ from trainers import checkpoint, control, devices, jobs, resume, setup
 from trainers.batch import Batches
 from trainers.data import buckets, prepare
 from trainers.disk import faults_told
-from trainers.events import EventLog
+from trainers.events import EventLog, NoEvents
 from trainers.export import Exporter, base_weights_hash
 from trainers.jobs import RunDir
 from trainers.layering import to_toml
@@ -33,6 +33,7 @@ from trainers.resume import Start
 from trainers.sharing import Share
 from trainers.spec import JobSpec
 from trainers.stopping import StopRequested, StopSignal
+from trainers.team import Left, Team, joined
 from trainers.teller import Teller
 from trainers.validation.choice import hold_out
 from trainers.validation.history import History
@@ -69,13 +70,17 @@ def run(
     Raises:
         InputError: a setting or a file is wrong; also written as the run's last event.
     """
-    passage = passes(spec, run_dir, stop, Share(), resuming=resuming, fork=fork)
-    while True:
-        try:
-            next(passage)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+    try:
+        with joined(stop) as team:
+            passage = passes(spec, run_dir, stop, Share(team), resuming=resuming, fork=fork)
+            while True:
+                try:
+                    next(passage)
+                except StopIteration as end:
+                    outcome: Outcome = end.value
+                    return outcome
+    except Left as left:
+        return Outcome(left.code)
 
 
 def passes(
@@ -88,33 +93,42 @@ def passes(
     Args:
         share: what it has of the process.
     """
+    team = share.team
+    with faults_told(run_dir.path), ExitStack() as held:
+        with team.told(), faults_told(run_dir.path):
+            start = team.share(lambda: _begin(spec, run_dir, held, resuming=resuming, fork=fork))
+            events = EventLog(run_dir.events_file) if team.is_main else NoEvents()
+        return (yield from _run_told(spec, run_dir, start, events, stop, share))
+
+
+def _begin(spec: JobSpec, run_dir: RunDir, held: ExitStack, *, resuming: bool, fork: bool) -> Start:
+    """Take hold of the run folder, and find where the run begins."""
+    run_dir.path.mkdir(parents=True, exist_ok=True)
     try:
-        with ExitStack() as held:
-            held.enter_context(faults_told(run_dir.path))
-            run_dir.path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(run_dir.lock_file, timeout=0))
-            start = resume.find(spec, run_dir, resuming=resuming, fork=fork)
-            sweep_rests(run_dir.path)
-            write_text(run_dir.spec_file, to_toml(spec))
-            jobs.record_own_process(run_dir)
-            control.clear(run_dir.control)
-            return (yield from _run_told(spec, run_dir, start, stop, share))
+        held.enter_context(FileLock(run_dir.lock_file, timeout=0))
     except Timeout:
         raise InputError(
             f"{run_dir.path}: another run is working in this folder. Stop it, or choose another "
             "--output_dir."
         ) from None
+    start = resume.find(spec, run_dir, resuming=resuming, fork=fork)
+    sweep_rests(run_dir.path)
+    write_text(run_dir.spec_file, to_toml(spec))
+    jobs.record_own_process(run_dir)
+    control.clear(run_dir.control)
+    return start
 
 
 def _run_told(
-    spec: JobSpec, run_dir: RunDir, start: Start, stop: StopSignal, share: Share
+    spec: JobSpec, run_dir: RunDir, start: Start, events: EventLog, stop: StopSignal, share: Share
 ) -> Passage:
     """Run, and write how it ended as the last event."""
-    events = EventLog(run_dir.events_file)
     try:
-        with faults_told(run_dir.path), shortage_told(run_dir.path):
+        with share.team.told(), faults_told(run_dir.path), shortage_told(run_dir.path):
             teller = Teller(events, stop, share.reporter)
             return (yield from _run(spec, run_dir, start, teller, stop, share))
+    except Left:
+        raise
     except StopRequested:
         assert stop.requested is not None
         events.write("stopped", step=start.step, signal=stop.requested.name, checkpoint=None)
@@ -133,16 +147,16 @@ def _run_told(
 def _run(
     spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: StopSignal, share: Share
 ) -> Passage:
-    started = time.time()
+    started, team = time.time(), share.team
     if start.found_nothing:
         teller.note("There is no checkpoint to resume from: starting at step 0.")
     if spec.model.threads:
         torch.set_num_threads(spec.model.threads)
 
     # The pictures, and the base that encodes them
-    found, classes = setup.find_pictures(spec, teller)
+    found, classes = team.share(lambda: setup.find_pictures(spec, teller))
     instances, held_out = hold_out(spec.validation, found)
-    placement = devices.choose(spec.model)
+    placement = devices.choose(spec.model, team)
     accelerator = devices.make_accelerator(placement)
     if placement.device.type == "cpu":
         teller.note("No GPU is used: training runs on the CPU.")
@@ -151,11 +165,11 @@ def _run(
         teller.note("The text encoder trains, so captions are encoded at each step, not cached.")
     begin = None if start.point else setup.read_start(base, spec.adapter)
     side_px = spec.data.resolution_px or base.native_size_px
-    classes += setup.find_classes(base, spec, side_px, run_dir, teller)
+    classes += setup.find_classes(base, spec, side_px, run_dir, teller, team)
     dataset = prepare.make_dataset(base, spec, instances, classes, records=share.records)
     start.check_dataset(dataset.fingerprint)
-    dataset.fill(teller.counter("encode", "encoding pictures"))
-    watched = watch(base, spec, instances, held_out, classes, teller)
+    dataset.fill(teller.counter("encode", "encoding pictures"), team)
+    watched = watch(base, spec, instances, held_out, classes, teller) if team.is_main else None
     yield
     if spec.data.cache != "off":
         share.free_vae_encoder(base)
@@ -170,25 +184,28 @@ def _run(
     if start.point:
         checkpoint.restore(start.point, handle, optimizer, accelerator.scaler)
     previewer = None
-    if spec.preview.enabled:
+    if spec.preview.enabled and team.is_main:
         prompts = preview_prompts(spec, instances)
         previewer = Previewer(base, spec, prompts, side_px, run_dir.previews)
     prompt_cache = setup.cache_prompts(
         base, spec, dataset, previewer, teller.counter("prompts", "encoding captions"), watched,
-        share.records,
+        share.records, team,
     )  # fmt: skip
     yield
     if prompt_cache is not None:
         share.free_text_encoders(base)
     order = prepare.make_run_order(spec, dataset)
     total = setup.total_steps(spec, order)
-    batches = Batches(spec, base, dataset, order, pads_captions=prompt_cache is None)
-    ladder = Ladder(spec, base, start.point.memory if start.point else {}, teller.saving)
+    batches = Batches(spec, base, dataset, order, prompt_cache is None, team)
+    most_rows = -(-spec.schedule.batch_size // team.size)
+    ladder = Ladder(spec, base, most_rows, start.point.memory if start.point else {}, teller.saving)
     trainer = Trainer(
-        spec, total, base, handle, batches, accelerator, optimizer, prompt_cache, ladder
+        spec, total, base, handle, batches, accelerator, optimizer, prompt_cache, ladder, team
     )
     if start.point:
         trainer.shown.restore(checkpoint.average(start.point))
+    if not team.is_main:
+        return _follow(trainer, stop, start.step, total)
     exporter = Exporter(
         spec=spec,
         base=base,
@@ -228,6 +245,8 @@ def _run(
         f"{len(instances)} pictures, {len(classes)} class pictures; {handle.trainable:,} trainable "
         f"numbers in {len(handle.layers)} layers; {total - start.step} of {total} steps to go"
     )
+    if team.size > 1:
+        teller.reporter.say(_told_of(team, spec))
 
     # The steps
     outputs.begin(start.step)
@@ -240,11 +259,13 @@ def _run(
             f"stopped after step {done}; go on with\n"
             f"python -m trainers.dreambooth_lora --output_dir {run_dir.path} --resume"
         )
+        team.agree()
         return Outcome(stop.exit_code)
     stopped_early = outputs.why_stop() if done < total else ""
     if stopped_early:
         teller.note(f"Training ends at step {done} of {total}. {stopped_early}")
     adapter = outputs.finish(done, stopped_early)
+    team.agree()
     teller.reporter.say(f"done in {duration(time.time() - started)}")
     return Outcome(0, adapter)
 
@@ -257,15 +278,15 @@ def _train(
     teller.reporter.begin(start, total)
     done = start
     try:
-        while done < total and not outputs.why_stop():
+        while done < total:
+            if trainer.team.agree(ends=stop.requested is not None or bool(outputs.why_stop())):
+                break
             result = trainer.step(done)
             teller.step(result)
             done = result.step
             if stop.requested is None and done < total:
                 outputs.after_step(done)
                 outputs.obey(done)
-            if stop.requested is not None:
-                break
             yield
     except InputError:
         outputs.checkpoint(done)  # the adapter is finite: a bad step changes nothing
@@ -273,3 +294,23 @@ def _train(
     finally:
         teller.reporter.end()
     return done
+
+
+def _follow(trainer: Trainer, stop: StopSignal, start: int, total: int) -> Outcome:
+    """Do the same steps as the main process, which alone writes and tells."""
+    trainer.set_training()
+    done = start
+    while done < total and not trainer.team.agree():
+        done = trainer.step(done).step
+    trainer.team.agree()  # all is written
+    return Outcome(stop.exit_code if done < total else 0)
+
+
+def _told_of(team: Team, spec: JobSpec) -> str:
+    batch, accumulate = spec.schedule.batch_size, spec.schedule.accumulate
+    if batch * accumulate < team.size:
+        return (
+            f"{team.size} processes, and {batch * accumulate} pictures in a step, so some have "
+            "nothing to do: raise schedule.batch_size"
+        )
+    return f"{team.size} processes; each batch of {batch} is split among them"

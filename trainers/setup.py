@@ -29,6 +29,7 @@ from trainers.preview import Previewer
 from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
 from trainers.spec import AdapterSpec, JobSpec
+from trainers.team import ALONE, Team
 from trainers.teller import Teller
 from trainers.unet_options import compile_unet, configure, recompute_activations
 from trainers.validation.watched import Watch
@@ -91,7 +92,12 @@ def open_base(
 
 
 def find_classes(
-    base: DiffusionBase, spec: JobSpec, side_px: int, run_dir: RunDir, teller: Teller
+    base: DiffusionBase,
+    spec: JobSpec,
+    side_px: int,
+    run_dir: RunDir,
+    teller: Teller,
+    team: Team = ALONE,
 ) -> list[Picture]:
     """The class pictures, drawn by the base where missing; none where none are wanted."""
     data = spec.data
@@ -99,7 +105,7 @@ def find_classes(
         return []
     folder = Path(data.class_folder) if data.class_folder else run_dir.class_pictures
     return class_pictures(
-        base, spec, folder, side_px, teller.counter("class", "drawing class pictures")
+        base, spec, folder, side_px, teller.counter("class", "drawing class pictures"), team
     )
 
 
@@ -225,6 +231,7 @@ def cache_prompts(
     on_progress: Callable[[int, int], None],
     watch: Watch | None = None,
     records: prepare.Records | None = None,
+    team: Team = ALONE,
 ) -> KeptPrompts | None:
     """Every caption encoded once, so that the text encoders may be freed.
 
@@ -232,10 +239,12 @@ def cache_prompts(
 
     Args:
         records: what other runs of this process encoded.
+        team: whose processes each encode a share of the dataset's.
     """
     if spec.trains_text:
         return None
-    kept = prepare.keep_prompts(base, spec, [*dataset.captions(), ""], on_progress, records)
+    captions = [*dataset.captions(), ""]
+    kept = prepare.keep_prompts(base, spec, captions, on_progress, records, team)
     if kept is None:
         return None
     if previewer:

@@ -15,6 +15,7 @@ from trainers.data.prepare import Records
 from trainers.devices import Placement
 from trainers.progress import Reporter
 from trainers.spec import JobSpec
+from trainers.team import ALONE, Team
 from trainers.teller import Teller
 
 
@@ -23,15 +24,17 @@ class Share:
 
     Attributes:
         name: of the run's adapter on the base.
+        team: the processes that do the run together.
         records: what was encoded and is kept in memory.
         reporter: speaks to the person at the terminal.
     """
 
     name = "default"
 
-    def __init__(self) -> None:
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
         self.records: Records = {}
-        self.reporter = Reporter()
+        self.reporter = Reporter(quiet=not team.is_main)
 
     def open_base(self, spec: JobSpec, placement: Placement, teller: Teller) -> DiffusionBase:
         """The base model where and how the settings want it."""
@@ -91,6 +94,7 @@ class SweepShare(Share):
 
     def __init__(self, name: str, together: Together) -> None:
         self.name = name
+        self.team = ALONE
         self.records = together.records
         self.reporter = Reporter(prefix=f"{name}: ")
         self._together = together

@@ -27,6 +27,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import write_text
 from lora_diffusion.formats.container import write_any_tensors
 from trainers.data.source import Source
+from trainers.team import ALONE, Team
 
 FORMAT = 1
 SHARD_RECORDS = 64
@@ -121,8 +122,11 @@ class Store(Protocol[Job]):
         wanted: Mapping[str, Job],
         make: Callable[[Sequence[Job]], Sequence[Record]],
         on_progress: Progress,
+        team: Team = ALONE,
     ) -> None:
         """Make and keep the records of those keys of `wanted` that are not there yet.
+
+        Each process of `team` makes its share, and all have all of them after it.
 
         make: from some jobs to their records, in order.
         on_progress: called with (keys that are there, of all); what it raises ends the work.
@@ -147,15 +151,19 @@ class MemoryStore(Generic[Job]):
         wanted: Mapping[str, Job],
         make: Callable[[Sequence[Job]], Sequence[Record]],
         on_progress: Progress,
+        team: Team = ALONE,
     ) -> None:
         missing = [key for key in wanted if key not in self._records]
-        done = len(wanted) - len(missing)
-        on_progress(done, len(wanted))
-        for group in _groups(missing, SHARD_RECORDS):
+        own = missing[team.own(len(missing))]
+        done, total = len(wanted) - len(missing), len(wanted) - len(missing) + len(own)
+        on_progress(done, total)
+        for group in _groups(own, SHARD_RECORDS):
             made = make([wanted[key] for key in group])
             self._records.update(zip(group, made, strict=True))
             done += len(group)
-            on_progress(done, len(wanted))
+            on_progress(done, total)
+        for records in team.gather({key: self._records[key] for key in own}):
+            self._records.update(records)
 
     def read(self, key: str) -> Record:
         return self._records[key]
@@ -191,6 +199,7 @@ class ShardStore(Generic[Job]):
         wanted: Mapping[str, Job],
         make: Callable[[Sequence[Job]], Sequence[Record]],
         on_progress: Progress,
+        team: Team = ALONE,
     ) -> None:
         keys = list(wanted)
 
@@ -198,8 +207,24 @@ class ShardStore(Generic[Job]):
             on_progress(len(keys) - len(self.missing(keys)), len(keys))
 
         tell()
-        groups = [g for g in _groups(keys, self.shard_records) if self.missing(g)]
-        is_new = bool(groups)
+        every = list(_groups(keys, self.shard_records))
+        is_new = bool(self.missing(keys))
+        self._make_groups(every[team.own(len(every))], wanted, make, tell)
+        team.agree()
+        self._look_around()
+        self._make_groups(every, wanted, make, tell)  # none, where all see this folder
+        if is_new and team.is_main:
+            self._write_index()
+
+    def _make_groups(
+        self,
+        groups: Sequence[Sequence[str]],
+        wanted: Mapping[str, Job],
+        make: Callable[[Sequence[Job]], Sequence[Record]],
+        tell: Callable[[], None],
+    ) -> None:
+        """Complete those groups, each once among all processes that are here."""
+        groups = [group for group in groups if self.missing(group)]
         while groups:
             taken_by_others = []
             for group in groups:
@@ -217,8 +242,6 @@ class ShardStore(Generic[Job]):
                     self._lock(groups[0]).acquire(timeout=_WAIT_SECONDS).lock.release()
                 except Timeout:
                     tell()
-        if is_new:
-            self._write_index()
 
     def read(self, key: str) -> Record:
         shard = self._shard_of[key]

@@ -20,6 +20,7 @@ from trainers.data.decode import read_size
 from trainers.data.encoding import Job, Sample, moments
 from trainers.data.order import Member, Visit
 from trainers.data.scan import Picture
+from trainers.team import ALONE, Team
 
 DECODING = "1"
 """Version of the rules by which `decode` makes RGB of a file: raise it when they change."""
@@ -99,14 +100,16 @@ class Dataset:
         samples = self.classes if is_class else self.instances
         return [Member(s.fit.target_px, s.picture.repeats) for s in samples]
 
-    def fill(self, on_progress: Progress) -> None:
+    def fill(self, on_progress: Progress, team: Team = ALONE) -> None:
         """Make every record that is kept and not there yet, one size after the other.
+
+        Each process of `team` makes its share.
 
         Raises:
             InputError: pictures that can't be decoded or encoded, or a cache that can't be written.
         """
         if self._store is not None:
-            self._store.fill(self.wanted(), self._encode, on_progress)
+            self._store.fill(self.wanted(), self._encode, on_progress, team)
 
     def wanted(self) -> dict[str, Job]:
         """Key -> job of every look that is kept."""
@@ -133,7 +136,7 @@ class Dataset:
             Shown(
                 moments=moments(record),
                 mask=record.get("mask"),
-                caption=self._caption_of(visit),
+                caption=self.caption(visit),
                 size=augment.told_size(job.sample.fit, job.look),
                 weight=job.sample.picture.weight,
             )
@@ -167,7 +170,8 @@ class Dataset:
         look = augment.look(sample.fit, rules.augment, rules.seed, sample.digest, number, mirror)
         return Job(sample, look)
 
-    def _caption_of(self, visit: Visit) -> str:
+    def caption(self, visit: Visit) -> str:
+        """What a visit's picture is called."""
         rules = self.rules
         if uniform("caption dropout", rules.seed, visit.place) < rules.caption_dropout:
             return ""

@@ -20,6 +20,7 @@ from trainers.data.order import Order, make_order
 from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
 from trainers.spec import DataSpec, JobSpec
+from trainers.team import ALONE, Team
 
 Records = dict[str, MemoryStore[Any]]  # what is encoded (`latents`, `prompts`) -> where it is kept
 
@@ -60,11 +61,13 @@ def keep_prompts(
     prompts: Sequence[str],
     on_progress: Progress,
     records: Records | None = None,
+    team: Team = ALONE,
 ) -> KeptPrompts | None:
     """Each of `prompts` encoded once; None where `data.cache` is off.
 
     Args:
         records: as `make_dataset` takes them.
+        team: whose processes each encode a share.
 
     Raises:
         InputError: the cache can't be used, or a file of the base can't be read.
@@ -78,7 +81,13 @@ def keep_prompts(
         files = sorted(path for path in Path(spec.model.tokenizer).iterdir() if path.is_file())
         encoders += "".join(file_digest(path) for path in files)
     return KeptPrompts(
-        base, prompts, store, on_progress, encoders=encoders, clip_skip=spec.model.clip_skip
+        base,
+        prompts,
+        store,
+        on_progress,
+        encoders=encoders,
+        clip_skip=spec.model.clip_skip,
+        team=team,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from trainers.data.cache import Progress, PromptKey, Record, Store, digest
+from trainers.team import ALONE, Team
 
 
 class KeptPrompts(Mapping[str, Conditioning]):
@@ -17,6 +18,7 @@ class KeptPrompts(Mapping[str, Conditioning]):
         prompts: all that will be asked for.
         store: where they are kept; those that are missing are encoded now.
         encoders: digest of the text encoders; empty where nothing outlives the run.
+        team: whose processes each encode a share.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class KeptPrompts(Mapping[str, Conditioning]):
         *,
         encoders: str = "",
         clip_skip: int = 1,
+        team: Team = ALONE,
     ) -> None:
         self._store = store
         chunks = max(base.prompt_chunks(prompt) for prompt in prompts)
@@ -41,7 +44,7 @@ class KeptPrompts(Mapping[str, Conditioning]):
             encoded = (base.encode_prompts([prompt], chunks=chunks) for prompt in missing)
             return [_record(conditioning) for conditioning in encoded]
 
-        store.fill({key: prompt for prompt, key in self._keys.items()}, make, on_progress)
+        store.fill({key: prompt for prompt, key in self._keys.items()}, make, on_progress, team)
 
     def __getitem__(self, prompt: str) -> Conditioning:
         record = self._store.read(self._keys[prompt])

@@ -125,7 +125,7 @@ class _Repeated:
 
     batch: Batch
 
-    def make(self, micro: int) -> Batch:
+    def own(self, micro: int) -> Batch:
         return self.batch
 
     def names(self, micro: int) -> list[str]:
