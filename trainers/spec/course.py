@@ -21,7 +21,9 @@ class ScheduleSpec(Section):
     epochs: int | None = Field(
         None, ge=1, le=1_000_000, description="Length in passes over the pictures."
     )
-    batch_size: int = Field(1, ge=1, le=1024, description="Pictures per step and device.")
+    batch_size: int = Field(
+        1, ge=1, le=1024, description="Pictures in one batch, over all devices together."
+    )
     accumulate: int = Field(
         1, ge=1, le=1024, description="Batches whose gradients are averaged into one step."
     )
