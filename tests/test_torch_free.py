@@ -16,6 +16,7 @@ TORCH_FREE = [
     "lora_diffusion.formats.metadata",
     "lora_diffusion.formats.hash",
     "lora_diffusion.base_layers",
+    "lora_diffusion.composition.folder",
     "lora_diffusion.composition.prompt_tags",
     "lora_diffusion.composition.weights",
     "lora_diffusion.analyse.results",

@@ -13,6 +13,7 @@ B A = sum w_i s_i B_i A_i without cross terms. Layers are read, summed and writt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -126,7 +127,7 @@ def fold(
     ingredients = open_ingredients(given, stored.shapes() if stored else None)
     keys = changed_layers(ingredients)
     done: list[FoldedLayer] = []
-    with AdapterStream(out.parent, ingredients[0].adapter.arch, settings.dtype) as stream:
+    with closing(AdapterStream(out.parent, ingredients[0].adapter.arch, settings.dtype)) as stream:
         for key in keys:
             done.append(_fold_layer(key, ingredients, stored, settings, stream))
             if on_layer is not None:

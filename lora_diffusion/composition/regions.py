@@ -93,7 +93,7 @@ class Stage:
         self.reading: str | None = None
         self._contexts: Mapping[str, Conditioning] = {}
         self._latent_size = (0, 0)
-        self._masks: dict[tuple[str, tuple[int, int]], Tensor] = {}
+        self._masks: dict[tuple[object, ...], Tensor] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
 
     def set(self, regions: Mapping[str, Region]) -> None:
@@ -118,16 +118,13 @@ class Stage:
 
     def mask(self, name: str, size: tuple[int, int], like: Tensor) -> Tensor:
         """The region's mask at `size` (height, width), `[1, 1, h, w]`, as `like` is stored."""
-        key = (name, size)
+        key = (name, size, like.device, like.dtype)
         if key not in self._masks:
             whole = self.regions[name].mask.float()[None, None]
             shrinks = size[0] <= whole.shape[2] and size[1] <= whole.shape[3]
-            scaled = F.interpolate(
-                whole, size, mode="area") if shrinks else F.interpolate(
-                whole, size, mode="bilinear", align_corners=False
-            )  # fmt: skip
-            self._masks[key] = scaled
-        return self._masks[key].to(like.device, like.dtype)
+            scaled = F.interpolate(whole, size, mode="area" if shrinks else "bilinear")
+            self._masks[key] = scaled.to(like.device, like.dtype)
+        return self._masks[key]
 
     def over(self, name: str, update: Tensor) -> Tensor:
         """The region's mask shaped to multiply `[b, c, h, w]` or `[b, h * w, c]`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def resize(
     check(path, None)
     adapter = open_lazily(path)
     done: list[FoldedLayer] = []
-    with AdapterStream(out.parent, adapter.arch, dtype) as stream:
+    with closing(AdapterStream(out.parent, adapter.arch, dtype)) as stream:
         for key in adapter.layers:
             factors = adapter.layers[key]
             whole: Factors = factors
@@ -110,7 +111,7 @@ def extract(
     done: list[FoldedLayer] = []
     left_out: list[LayerKey] = []
     squares = {True: 0.0, False: 0.0}
-    with AdapterStream(out.parent, theirs.arch, dtype) as stream:
+    with closing(AdapterStream(out.parent, theirs.arch, dtype)) as stream:
         for number, key in enumerate(theirs.places):
             difference = wide(ours.weight(key)) - wide(theirs.weight(key))
             if difference.any():

@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ _ALIGNED = 64  # bytes
 
 
 class AdapterStream:
-    """An adapter that is written while it is worked out; a context manager.
+    """An adapter that is written while it is worked out; to be closed.
 
     LoRA layers all get one alpha, the first one's rank: diffusers reads no other files of kohya's
     right.
@@ -82,15 +80,8 @@ class AdapterStream:
         tensors = {name: self._mapped(*place) for name, place in self._places.items()}
         write_tensors(path, tensors, metadata_of(adapter, path, self._dtype))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the temporary file."""
         self._file.close()
 
     def _put(self, name: str, tensor: Tensor) -> None:

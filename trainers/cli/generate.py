@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from contextlib import closing
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -81,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     base = open_base(arguments)
     width, height = size_of(arguments.size) or (base.native_size_px, base.native_size_px)
     files: list[str] = []
-    with Cast(base, scenes, regions) as cast:
+    with closing(Cast(base, scenes, regions)) as cast:
         # prompts in a row with the same adapters are drawn in batches
         for _, group in groupby(scenes, key=lambda scene: scene.adapters):
             together = [(scene, index) for scene in group for index in range(arguments.count)]

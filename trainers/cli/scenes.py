@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from PIL import Image
 
@@ -122,15 +120,8 @@ class Cast:
                 line += f', Region of {used.name}: "{region.prompt or "masked"}"'
         return line
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the adapters off the base."""
         self._composition.close()
 
     def _hash(self, path: Path) -> str:
