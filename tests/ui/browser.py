@@ -26,6 +26,7 @@ _ARGS = [
     "--no-first-run",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP evil.test 127.0.0.1",
 ]
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 START_SECONDS = 90

@@ -4,6 +4,18 @@
   const { h, setText } = window.Studio;
   const CHECK_AFTER_MS = 250;
 
+  // Gradio makes a tab's content when it is first opened; what other tabs ask for waits until then.
+  let isMounted;
+  const mounted = new Promise((done) => (isMounted = done));
+  const onForm = async (use) => {
+    window.Studio.openTab("train");
+    use(await mounted);
+  };
+  // Settings of a run, for a new one, or (`edit`) to change a waiting one.
+  window.Studio.trainLike = (run, edit) => onForm((form) => form.like(run, edit));
+  window.Studio.trainOnOwn = () => onForm((form) => form.onOwn());
+  window.Studio.trainOn = (folder) => onForm((form) => form.on(folder));
+
   window.Studio.mountTrain = async (element, server) => {
     const root = element.querySelector(".st-train");
     const state = { values: {}, loaded: {}, preset: "", edit: null, whole: false, problems: {}, waits: false, checks: 0 };
@@ -331,23 +343,20 @@
     take(schema.values, schema.preset);
 
     // ---- what other tabs ask for ----
-    window.Studio.trainLike = async (run, edit) => {
-      window.Studio.openTab("train");
+    async function like(run, edit) {
       if (!(await load({ run }))) return;
       state.edit = edit ? run : null;
       editing.hidden = !edit;
       editing.replaceChildren("You are changing the waiting run ", h("b", {}, run), ". ",
         h("button", { class: "st-link", type: "button", onclick: () => { state.edit = null; editing.hidden = true; check(); } }, "Start a new one instead"));
-    };
-    window.Studio.trainOnOwn = () => {
-      window.Studio.openTab("train");
+    }
+
+    function onOwn() {
       if (state.values["data.folder"].startsWith("bundled:")) change("data.folder", "");
       fields.find((field) => field.field.name === "data.folder")?.input.focus();
-    };
-    window.Studio.trainOn = (folder) => {
-      window.Studio.openTab("train");
-      change("data.folder", folder);
-    };
+    }
+
+    isMounted({ like, onOwn, on: (folder) => change("data.folder", folder) });
     // A run that starts or ends elsewhere changes what the button says.
     new MutationObserver(() => root.offsetParent && check()).observe(document.querySelector("#st-tabs"), { attributeFilter: ["aria-selected"], subtree: true });
   };

@@ -1,0 +1,217 @@
+"""The Runs and Train tabs in a real browser, on one studio whose runs are made up."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui import made_runs
+from tests.ui.browser import Studio, Watch, open_browser, open_page, open_studio, until
+from trainers import control
+from trainers.jobs import RunDir
+from trainers.queue import Queue
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests here."""
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in every state, and three in line behind one that never ends."""
+    runs = tmp_path_factory.mktemp("runs")
+    made_runs.every_state(runs)
+    made_runs.make_waiting(runs, "waiting", "second", "third")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def studio(shared_runs: Path) -> Iterator[Studio]:
+    """One studio for all tests here."""
+    with open_studio(shared_runs) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser, studio: Studio) -> Iterator[Page]:
+    """A fresh page that must not complain."""
+    watch = Watch(studio.address)
+    context, opened = open_page(browser, studio, watch)
+    yield opened
+    context.close()
+    watch.check()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 820])
+def test_every_screen(
+    browser: Browser, studio: Studio, tmp_path: Path, theme: str, width: int
+) -> None:
+    """No overflow, every control named, every picture described; screenshots to look at."""
+    watch = Watch(studio.address)
+    context, page = open_page(browser, studio, watch, width=width, theme=theme)
+    assert page.evaluate("document.body.classList.contains('dark')") is (theme == "dark")
+    for name in (
+        "finished", "failed", "stopped", "interrupted", "paused", "running", "waiting"
+    ):  # fmt: skip
+        page.locator(f'.st-card-button[data-run="{name}"]').click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+        _sound(page, tmp_path / f"{name}.png")
+    for tab in page.get_by_role("tab").all_inner_texts():
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(600)
+        _sound(page, tmp_path / f"{tab}.png")
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("button", name="Everything").click()
+    _sound(page, tmp_path / "everything.png")
+    context.close()
+    watch.check()
+
+
+def _sound(page: Page, shot: Path) -> None:
+    page.screenshot(path=shot, full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, shot.name
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, a, input, select, textarea, summary")]
+          .filter((e) => e.offsetParent && !(e.ariaLabel || e.title || e.textContent.trim()
+            || e.labels?.length || e.getAttribute("aria-labelledby") || e.closest("label")))
+          .map((e) => e.outerHTML.slice(0, 160))"""
+    )
+    assert not nameless
+    assert not page.evaluate(
+        "[...document.querySelectorAll('img')].filter((i) => !i.hasAttribute('alt')).length"
+    )
+
+
+def _order(page: Page) -> list[str | None]:
+    cards = page.locator(".st-card-row[draggable=true] [data-run]").all()
+    return [card.get_attribute("data-run") for card in cards]
+
+
+def test_the_line_is_ordered_by_mouse_and_keys(page: Page, shared_runs: Path) -> None:
+    assert _order(page) == ["waiting", "second", "third"]
+    third, first = (page.locator(f'[data-run="{name}"]') for name in ("third", "waiting"))
+    third.drag_to(first, target_position={"x": 60, "y": 4})
+    until(lambda: Queue(shared_runs).names() == ["third", "waiting", "second"], 10, "the new order")
+    page.reload()
+    expect(page.locator('.st-card-row[draggable="true"]')).to_have_count(3)
+    assert _order(page) == ["third", "waiting", "second"]
+    page.locator('[data-run="third"]').focus()
+    page.keyboard.press("Alt+ArrowDown")
+    until(lambda: _order(page) == ["waiting", "third", "second"], 10, "one place down")
+    focused = page.evaluate("document.activeElement.dataset.run")
+    assert focused == "third"
+    page.keyboard.press("Alt+ArrowDown")
+    until(lambda: Queue(shared_runs).names() == ["waiting", "second", "third"], 10, "the end")
+
+
+def test_a_run_is_steered(page: Page, shared_runs: Path) -> None:
+    run = RunDir(shared_runs / "running")
+    page.locator('.st-rail [data-run="running"]').click()
+    for name, asked in (("Sample now", "sample"), ("Save now", "save")):
+        page.get_by_role("button", name=name).click()
+        until(lambda asked=asked: (run.control / asked).exists(), 10, asked)
+        expect(page.get_by_role("button", name=name)).to_be_enabled()
+    assert control.take(run.control) == ["save", "sample"]
+    pause = page.get_by_role("button", name="Pause", exact=True)
+    pause.click()
+    expect(pause).to_be_disabled(timeout=300)
+    until(lambda: control.is_paused(run.control), 10, "the pause")
+    control.clear(run.control)
+
+
+def test_a_paused_run_goes_on(page: Page, shared_runs: Path) -> None:
+    run = RunDir(shared_runs / "paused")
+    control.pause(run.control)
+    page.locator('[data-run="paused"]').click()
+    expect(page.locator(".st-stage .st-note")).to_contain_text("Paused at step 12.")
+    page.get_by_role("button", name="Resume", exact=True).click()
+    until(lambda: not control.is_paused(run.control), 10, "going on")
+
+
+def test_runs_are_found_and_compared(page: Page) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("interrup")
+    expect(page.locator(".st-card-button")).to_have_count(1)
+    page.get_by_label("Search runs").fill("")
+    for name in ("finished", "stopped"):
+        page.get_by_label(f"Compare {name}").check(force=True)
+    page.get_by_role("button", name="Compare 2 runs").click()
+    expect(page.get_by_role("heading", name="2 runs compared")).to_be_visible()
+    expect(page.locator(".st-columns img")).to_have_count(4)
+    page.get_by_role("button", name="Back to the run").click()
+    expect(page.locator(".st-chart canvas").first).to_be_visible()
+
+
+def test_the_chart_zooms_and_resets(page: Page) -> None:
+    page.locator('[data-run="finished"]').click()
+    expect(page.get_by_role("heading", name="finished", exact=True)).to_be_visible()
+    canvas = page.locator(".st-stage .st-chart canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 200, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 500, box["y"] + 80, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Whole run").click()
+    expect(page.get_by_role("button", name="Whole run")).to_be_hidden()
+
+
+def test_a_waiting_run_is_edited(page: Page, shared_runs: Path) -> None:
+    page.locator('[data-run="third"]').click()
+    page.get_by_role("button", name="Edit").click()
+    expect(page.locator(".st-side")).to_contain_text("changing the waiting run third")
+    page.locator("#st-adapter-rank").fill("5")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.get_by_role("heading", name="third", exact=True)).to_be_visible()
+    assert RunDir(shared_runs / "third").spec().adapter.rank == 5
+    assert "third" in Queue(shared_runs).names()
+
+
+def test_settings_are_searched_loaded_and_saved(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("button", name="Everything").click()
+    page.get_by_label("Search all settings").fill("min snr")
+    expect(page.locator(".st-field:visible")).to_have_count(1)
+    page.locator("#st-objective-min_snr_gamma").fill("-1")
+    expect(page.locator("#st-objective-min_snr_gamma-problem")).to_contain_text("greater than 0")
+    page.get_by_label("Search all settings").fill("optim.kind")
+    page.locator("#st-optim-kind").select_option("prodigy")
+    page.get_by_label("Search all settings").fill("lr_unet")
+    expect(page.locator("#st-optim-lr_unet")).to_have_value("1.0")
+
+    page.get_by_role("button", name="Simple").click()
+    page.get_by_role("button", name=re.compile("Start training|Add to queue")).click()
+    wrong = page.locator("#st-objective-min_snr_gamma")
+    expect(wrong).to_be_focused()  # what is wrong is not among the few, so everything is shown
+    (tmp_path / "mine.toml").write_text('[adapter]\nrank = 7\n[save]\nname = "mine"\n')
+    page.locator("input[type=file]").set_input_files(tmp_path / "mine.toml")
+    expect(page.locator("#st-adapter-rank")).to_have_value("7")
+    expect(wrong).to_have_value("")
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Save TOML").click()
+    assert caught.value.suggested_filename == "mine.toml"
+    saved = tmp_path / "saved.toml"
+    caught.value.save_as(saved)
+    assert tomllib.loads(saved.read_text())["adapter"]["rank"] == 7
+
+
+def test_the_list_of_keys(page: Page) -> None:
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("light or dark")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
