@@ -25,11 +25,14 @@ Json = dict[str, Any]
 
 
 def build(context: Context) -> gr.HTML:
-    """The tab's only element."""
+    """The tab's only element; its questions are named endpoints too."""
+    asked = server_functions(context)
+    for function in asked:
+        gr.api(function, api_name=function.__name__, concurrency_limit=4)
     return gr.HTML(
         html_template='<div class="st st-compose"></div>',
         js_on_load="Studio.mountCompose(element, server)",
-        server_functions=server_functions(context),
+        server_functions=asked,
         apply_default_css=False,
         elem_id="st-compose",
     )
