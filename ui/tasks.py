@@ -30,6 +30,7 @@ _MAX_KEPT = 200
 _MAX_RESULT_BYTES = 64_000_000
 _GRACE_SECONDS = 5.0
 _COUNTED = re.compile(r"(\d[\d,]*) ?(?:of|/) ?(\d[\d,]*)")
+_PERCENT = re.compile(r"(\d{1,3}) ?%")
 
 State = Literal["running", "done", "failed", "cancelled"]
 
@@ -163,7 +164,8 @@ class Tasks:
 def _share(said: str) -> float | None:
     counted = _COUNTED.search(said)
     if counted is None:
-        return None
+        percent = _PERCENT.search(said)
+        return min(1.0, int(percent[1]) / 100) if percent else None
     done, total = (int(number.replace(",", "")) for number in counted.groups())
     return min(1.0, done / total) if total else None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from ui.tasks import Task
 
 METHODS = ("exact", "svd", "ties", "dare", "prune", "orthogonal")
 FORMATS = ("kohya", "diffusers", "lycoris")
-AXES = ("weight", "seed", "prompt", "steps", "cfg")
+AXES = ("seed", "prompt", "steps", "cfg")
 DEMO_ADAPTERS = "bundled:demo_adapters"
 _GRID_PX = 2048
 _NAME = re.compile(r"[^\W_][\w .()+-]{0,79}")
 _WORST_LAYERS = 12
+_MAX_VALUES = 12
 
 Json = dict[str, Any]
 
@@ -57,13 +58,21 @@ def sheet_functions(context: Context, cards: Cards) -> tuple[Callable[[Any], Jso
             raise InputError("Choose the adapters to fold first.")
         name = _file_name(asked.get("name"))
         method = _one_of(asked.get("method"), METHODS, "Method")
-        format = _one_of(asked.get("format"), FORMATS, "Format")
         out = _fresh(context) / f"{name}.safetensors"
         verb = ["merge", *map(_weighted, chosen), "--out", str(out), "--method", method]
         if method != "exact":
             verb += ["--rank", str(_whole(asked.get("rank"), "Rank", 1, 1024))]
-        verb += ["--format", format, "--json"]
+        base = str(asked.get("base") or "")
+        verb += [*(["--base", base] if base else []), "--json"]
         return start("fold", f"Folding into {name}", out, verb)
+
+    def compose_convert(request: Any) -> Json:
+        """The folded file in another dialect."""
+        out = _made_by(made, request, "fold").out
+        format = _one_of(_object(request).get("format"), FORMATS, "Format")
+        written = _fresh(context) / out.name
+        verb = ["convert", str(out), str(written), "--to", format, "--json"]
+        return start("fold", f"Writing it for {format}", written, verb)
 
     def compose_verify(request: Any) -> Json:
         """Which programs read the folded file."""
@@ -101,11 +110,7 @@ def sheet_functions(context: Context, cards: Cards) -> tuple[Callable[[Any], Jso
         for one in wanted.chosen:
             verb += ["--adapter", _weighted(one)]
         for flag in ("x", "y"):
-            kind = _one_of(asked.get(f"{flag}_kind"), AXES, f"{flag.upper()} axis")
-            values = str(asked.get(f"{flag}_values") or "").strip()
-            if not values:
-                raise InputError(f"{flag.upper()} axis: type the values, separated by commas.")
-            verb += [f"--{flag}", f"{kind}={values[:2000]}"]
+            verb += [f"--{flag}", *_axis(asked, flag, wanted.chosen)]
         return start("grid", "Drawing the grid", out, [*verb, "--out", str(out)])
 
     def compose_task(request: Any) -> Json:
@@ -135,14 +140,32 @@ def sheet_functions(context: Context, cards: Cards) -> tuple[Callable[[Any], Jso
         return {}
 
     return (
-        compose_fold, compose_verify, compose_keep, compose_interference, compose_grid,
-        compose_task, compose_cancel, compose_demo,
+        compose_fold, compose_convert, compose_verify, compose_keep, compose_interference,
+        compose_grid, compose_task, compose_cancel, compose_demo,
     )  # fmt: skip
+
+
+def _axis(asked: Json, flag: str, chosen: Sequence[Chosen]) -> list[str]:
+    """What varies along an axis and its values, as the verb takes them."""
+    label = f"{flag.upper()} axis"
+    kind = str(asked.get(f"{flag}_kind") or "")
+    weights = {f"weight/{one.adapter.id}": one for one in chosen}
+    if kind in weights:
+        verb = f"weight.{weights[kind].adapter.path.name.removesuffix('.safetensors')}"
+    else:
+        verb = _one_of(kind, AXES, label)
+    sign = "|" if kind == "prompt" else ","
+    typed = str(asked.get(f"{flag}_values") or "")[:4000]
+    values = [value.strip() for value in typed.split(sign) if value.strip()]
+    if not 0 < len(values) <= _MAX_VALUES or any(value.startswith("--") for value in values):
+        raise InputError(f"{label}: type up to {_MAX_VALUES} values, separated by '{sign}'.")
+    return [verb, *values]
 
 
 def _result(context: Context, found: _Made, task: Task) -> Json:
     if found.kind == "fold":
-        layers = [one for one in task.result.get("layers", []) if isinstance(one, dict)]
+        told = task.result.get("layers")  # a number where it was only written anew
+        layers = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
         worst = sorted(layers, key=lambda one: -float(one.get("error") or 0))[:_WORST_LAYERS]
         return {
             "result": {

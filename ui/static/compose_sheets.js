@@ -105,32 +105,34 @@
   }
 
   // ---- XY grid ----
-  const AXES = [["weight", "Weight"], ["seed", "Seed"], ["prompt", "Prompt"], ["steps", "Steps"], ["cfg", "Guidance"]];
   const USUAL = { weight: "0, 0.4, 0.8, 1.2", seed: "1, 2, 3, 4", prompt: "", steps: "10, 20, 30", cfg: "1, 2, 4, 7" };
+  const usual = (kind) => (kind === "prompt" ? window.Studio.compose.request().prompt : USUAL[kind.split("/")[0]]);
   window.Studio.composeGrid = () => {
     const compose = window.Studio.compose;
     const bar = progress();
     const picture = h("div", { class: "st-grid-picture" });
+    const weights = compose.request().chosen.map((one) => [`weight/${one.id}`, `Weight of ${(compose.state.cards.find((card) => card.id === one.id) || { title: one.id }).title}`]);
+    const AXES = [...weights, ["seed", "Seed"], ["prompt", "Prompt"], ["steps", "Steps"], ["cfg", "Guidance"]];
     const axis = (name, first) => {
       const kind = select(AXES, { "aria-label": `${name} axis` });
       kind.value = first;
-      const values = h("input", { class: "st-input", type: "text", value: USUAL[first], "aria-label": `${name} values` });
-      kind.onchange = () => { values.value = kind.value === "prompt" ? compose.request().prompt : USUAL[kind.value]; };
+      const values = h("input", { class: "st-input", type: "text", value: usual(first), "aria-label": `${name} values` });
+      kind.onchange = () => { values.value = usual(kind.value); };
       return { kind, values, node: h("div", { class: "st-axis" }, field(`${name} axis`, kind), field("Values", values, "Separated by commas; prompts by |")) };
     };
-    const x = axis("X", "weight");
-    const y = axis("Y", "seed");
+    const x = axis("X", AXES[0][0]);
+    const y = axis("Y", weights[1] ? weights[1][0] : "seed");
     const go = h("button", { class: "st-button st-primary", type: "button", onclick: async () => {
       go.disabled = true;
       const asked = { ...compose.request(), x_kind: x.kind.value, x_values: x.values.value, y_kind: y.kind.value, y_values: y.values.value };
       const found = await run("compose_grid", asked, bar);
       go.disabled = false;
       if (found && found.picture) {
-        picture.replaceChildren(h("img", { src: found.picture, alt: `Grid over ${x.kind.value} and ${y.kind.value}` }),
+        picture.replaceChildren(h("img", { src: found.picture, alt: `Grid over ${x.kind.selectedOptions[0].text} and ${y.kind.selectedOptions[0].text}` }),
           h("a", { class: "st-button", href: found.picture, download: "grid.png" }, "Save picture"));
       }
     } }, "Draw the grid");
-    sheet("XY grid", h("p", {}, "The weight axis moves the first adapter of the mix; everything else stays."), h("div", { class: "st-axes" }, x.node, y.node), h("div", { class: "st-buttons" }, go), bar.node, picture);
+    sheet("XY grid", h("div", { class: "st-axes" }, x.node, y.node), h("div", { class: "st-buttons" }, go), bar.node, picture);
   };
 
   // ---- fold and export ----
@@ -157,9 +159,10 @@
     const go = h("button", { class: "st-button st-primary", type: "button", onclick: async () => {
       go.disabled = true;
       report.replaceChildren();
-      const found = await run("compose_fold", { ...asked, name: name.value, method: method.value, rank: rank.value, format: format.value }, bar);
+      const found = await run("compose_fold", { ...asked, name: name.value, method: method.value, rank: rank.value }, bar);
+      const written = found && format.value !== "kohya" ? await run("compose_convert", { task: found.task, format: format.value }, bar) : found;
       go.disabled = false;
-      if (found) show(found);
+      if (written) show({ ...found, task: written.task, url: written.url, size: written.size });
     } }, "Fold");
 
     async function show(found) {
