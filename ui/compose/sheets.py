@@ -15,8 +15,10 @@ from typing import Any
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import replace_atomically
+from trainers.library import sidecars
 from ui import words
 from ui.compose.cards import Cards
+from ui.compose.drawings import Drawings
 from ui.compose.request import Chosen, read_chosen, read_wanted
 from ui.context import Context
 from ui.tasks import Task
@@ -41,7 +43,9 @@ class _Made:
     out: Path
 
 
-def sheet_functions(context: Context, cards: Cards) -> tuple[Callable[[Any], Json], ...]:
+def sheet_functions(
+    context: Context, cards: Cards, drawings: Drawings
+) -> tuple[Callable[[Any], Json], ...]:
     """What the sheets may ask."""
     made: dict[str, _Made] = {}
 
@@ -82,11 +86,16 @@ def sheet_functions(context: Context, cards: Cards) -> tuple[Callable[[Any], Jso
         return start("verify", "Who reads it", out, verb)
 
     def compose_keep(request: Any) -> Json:
-        """Put the folded file into the library."""
+        """Put the folded file into the library, with the picture last drawn beside it."""
         out = _made_by(made, request, "fold").out
         context.adapters.mkdir(parents=True, exist_ok=True)
         kept = _free(context.adapters / out.name)
         replace_atomically(kept, lambda beside: _copy(out, beside))
+        job = _object(request).get("job")
+        if job:
+            picture = drawings.get(job).after
+            if picture is not None:
+                sidecars.write_preview(kept, picture)
         return {"name": kept.name}
 
     def compose_interference(request: Any) -> Json:

@@ -62,7 +62,7 @@ def server_functions(context: Context) -> list[Callable[[Any], Json]]:
         return _shown(context, job)
 
     functions = (compose_offer, compose_draw, compose_job)
-    return [answered(f) for f in (*functions, *sheet_functions(context, cards))]
+    return [answered(f) for f in (*functions, *sheet_functions(context, cards, drawings))]
 
 
 def _drawing(context: Context, wanted: Wanted) -> Drawing:

@@ -69,7 +69,7 @@
         card.thumbnail ? h("img", { src: card.thumbnail, alt: "" }) : h("span", { class: "st-noimage", "aria-hidden": "true" }),
         h("span", {}, h("b", {}, card.title), card.trigger ? h("em", {}, card.trigger) : null,
           h("small", {}, card.problem || card.line)),
-        h("i", { class: "st-tick", "aria-hidden": "true" }, used ? "−" : card.problem ? "" : "+"));
+        h("i", { class: "st-sign", "aria-hidden": "true" }, used ? "−" : card.problem ? "" : "+"));
     }
 
     // A run's copies carry its id and their step: `run/NAME/250` belongs to `run/NAME`.
@@ -306,7 +306,7 @@
           complain(answer.error);
           state.job = null;
         } else if (answer.state === "done") {
-          state.shown = answer;
+          state.shown = { ...answer, job: asked };
           state.job = null;
           drawPicture();
         } else {

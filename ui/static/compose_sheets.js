@@ -83,7 +83,7 @@
   const ORDER = ["text_encoder", "text_encoder_2", "conv_in", "time", "down.0", "down.1", "down.2", "down.3", "mid", "up.0", "up.1", "up.2", "up.3", "conv_out"];
   const labelOf = (block) => {
     const [side, level] = block.split(".");
-    const words = { text_encoder: "Text", text_encoder_2: "Text 2", mid: "Middle", time: "Time", conv_in: "First", conv_out: "Last" };
+    const words = { text_encoder: "Text", text_encoder_2: "Text 2", mid: "Mid", time: "Time", conv_in: "First", conv_out: "Last" };
     if (words[block]) return words[block];
     return `${side === "down" ? "In" : "Out"} ${Number(level) + 1}`;
   };
@@ -101,7 +101,7 @@
         return h("li", { style: `--depth:${depth.toFixed(0)}%`, class: depth > 55 ? "st-deep" : "", title: `${labelOf(block.block)}: overlap ${block.overlap.toFixed(2)}, by chance ${block.chance.toFixed(2)}` },
           h("b", {}, `${share}%`), h("small", {}, labelOf(block.block)));
       })),
-      one.advice.length ? h("ul", { class: "st-words" }, ...one.advice.map((line) => h("li", {}, line))) : null);
+      one.advice.length ? h("ul", { class: "st-words" }, ...one.advice.map((line) => h("li", {}, line.replace(/\b(?:(?:up|down)\.\d|mid)\b/g, labelOf)))) : null);
   }
 
   // ---- XY grid ----
@@ -180,7 +180,7 @@
           h("a", { class: "st-button st-primary", href: found.url, download: found.name }, "Export"),
           h("button", { class: "st-button", type: "button", onclick: async (event) => {
             event.currentTarget.disabled = true;
-            const kept = await compose.ask("compose_keep", { task: found.task });
+            const kept = await compose.ask("compose_keep", { task: found.task, job: compose.state.shown ? compose.state.shown.job : "" });
             setText(saved, kept.error || `In the library as ${kept.name}.`);
             if (!kept.error) compose.refresh();
           } }, "Add to library"), saved));
