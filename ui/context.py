@@ -38,6 +38,11 @@ class Context:
         self.scheduler.open()
         threading.Thread(target=self.followers.warm, daemon=True).start()
 
+    @property
+    def datasets(self) -> Path:
+        """Where pictures are kept that were dropped into the page: beside the runs."""
+        return self.runs.parent / "datasets"
+
     def close(self) -> None:
         """End the processes that belong to the studio, and delete what was uploaded; runs go on."""
         self.scheduler.close()

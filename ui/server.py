@@ -73,7 +73,8 @@ def make_app(context: Context) -> FastAPI:
         content = context.shelf.picture_bytes(picked)
         if content is None:
             return _nothing()
-        return Response(content, media_type="image/png", headers={"cache-control": _YEAR})
+        kind = "image/jpeg" if content.startswith(b"\xff\xd8") else "image/png"
+        return Response(content, media_type=kind, headers={"cache-control": _YEAR})
 
     @app.get("/studio/adapter/{picked}")
     def adapter(picked: str) -> Response:

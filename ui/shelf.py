@@ -18,6 +18,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from ui.thumbnails import Thumbnails
+
 MAX_PIXELS = 100_000_000
 _MAX_KEPT_IDS = 50_000
 _MAX_KEPT_PICTURES = 600
@@ -28,12 +30,14 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 class _Shown:
     path: Path
     side_px: int | None  # None: an adapter, sent as it is
+    is_kept: bool = False  # the small copy is kept on disk
 
 
 class Shelf:
     """Hands out ids and finds the files behind them."""
 
-    def __init__(self) -> None:
+    def __init__(self, thumbnails: Thumbnails | None = None) -> None:
+        self._thumbnails = thumbnails or Thumbnails()
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._shown: OrderedDict[str, _Shown] = OrderedDict()
@@ -42,6 +46,10 @@ class Shelf:
     def picture(self, path: Path, side_px: int) -> str | None:
         """The address of a picture, at most `side_px` on a side; None where there is no file."""
         return self._offer(path, side_px, "/studio/picture/")
+
+    def thumbnail(self, path: Path, side_px: int) -> str | None:
+        """The same of a picture of a dataset: as training sees it, and kept on disk."""
+        return self._offer(path, side_px, "/studio/picture/", is_kept=True)
 
     def adapter(self, path: Path) -> str | None:
         """The address of a safetensors file for download; None where there is no file."""
@@ -55,10 +63,12 @@ class Shelf:
         return shown.path if shown is not None and shown.side_px is None else None
 
     def picture_bytes(self, picked: str) -> bytes | None:
-        """The picture behind an id, decoded and written anew as PNG; None where it can't be."""
+        """The picture behind an id, decoded and written anew as PNG or JPEG; None if not."""
         shown = self._shown.get(picked)
         if shown is None or shown.side_px is None:
             return None
+        if shown.is_kept:
+            return self._thumbnails.get(shown.path, shown.side_px)
         with self._lock:
             if picked in self._encoded:
                 self._encoded.move_to_end(picked)
@@ -71,16 +81,18 @@ class Shelf:
                     self._encoded.popitem(last=False)
         return encoded
 
-    def _offer(self, path: Path, side_px: int | None, prefix: str) -> str | None:
+    def _offer(
+        self, path: Path, side_px: int | None, prefix: str, *, is_kept: bool = False
+    ) -> str | None:
         try:
             stat = path.stat()
         except OSError:
             return None
-        what = f"{path.absolute()}\0{stat.st_mtime_ns}\0{stat.st_size}\0{side_px}"
+        what = f"{path.absolute()}\0{stat.st_mtime_ns}\0{stat.st_size}\0{side_px}\0{is_kept}"
         name = hmac.new(self._key, what.encode("utf-8", "surrogateescape"), hashlib.sha256)
         picked = name.hexdigest()[:40]
         with self._lock:
-            self._shown[picked] = _Shown(path, side_px)
+            self._shown[picked] = _Shown(path, side_px, is_kept)
             self._shown.move_to_end(picked)
             while len(self._shown) > _MAX_KEPT_IDS:
                 self._shown.popitem(last=False)

@@ -7,11 +7,12 @@ import gradio as gr
 from ui import endpoints, runs_tab, train_tab
 from ui.compose import tab as compose_tab
 from ui.context import Context
+from ui.dataset import tab as dataset_tab
 
-_STYLES = ("studio", "train", "compose")
+_STYLES = ("studio", "train", "dataset", "compose")
 _SCRIPTS = (
     "studio", "plot", "chart", "rail", "compare", "runs", "fields", "train", "compose",
-    "compose_sheets",
+    "compose_sheets", "gallery", "canvas", "dataset_side", "dataset_sheets", "dataset",
 )  # fmt: skip
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
 HEAD = "".join(
@@ -62,6 +63,8 @@ def build(context: Context) -> gr.Blocks:
             elem_id="st-top",
         )
         with gr.Tabs(selected="runs", elem_id="st-tabs"):
+            with gr.Tab("Dataset", id="dataset"):
+                dataset_tab.build(context)
             with gr.Tab("Train", id="train"):
                 train_tab.build(context)
             with gr.Tab("Runs", id="runs"):

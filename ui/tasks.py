@@ -29,6 +29,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _MAX_KEPT = 200
 _MAX_RESULT_BYTES = 64_000_000
 _GRACE_SECONDS = 5.0
+_COMPLAINT = "error: "
 _COUNTED = re.compile(r"(\d[\d,]*) ?(?:of|/) ?(\d[\d,]*)")
 _PERCENT = re.compile(r"(\d{1,3}) ?%")
 
@@ -138,7 +139,7 @@ class Tasks:
             said = printable(line.rpartition("\r")[2].strip(), 500)
             if said:
                 spoken.append(said)
-                task.text = said.removeprefix("error: ")
+                task.text = said.removeprefix(_COMPLAINT)
                 task.share = _share(said)
         code = process.wait()
         with out:
@@ -148,14 +149,16 @@ class Tasks:
             self._processes.pop(task.id, None)
         if task.state == "cancelled":
             return
-        if code != 0:
-            task.error = _reason(code, list(spoken))
-            task.state = "failed"
-            return
         try:
             result = json.loads(written) if written.lstrip().startswith("{") else {}
         except json.JSONDecodeError:
             result = {}
+        # code 2 with a result and no complaint is a verdict: a dataset with errors, say
+        is_verdict = code == 2 and result and not any(s.startswith(_COMPLAINT) for s in spoken)
+        if code != 0 and not is_verdict:
+            task.error = _reason(code, list(spoken))
+            task.state = "failed"
+            return
         task.result = result if isinstance(result, dict) else {}
         task.share = 1.0
         task.state = "done"
@@ -173,8 +176,8 @@ def _share(said: str) -> float | None:
 def _reason(code: int, spoken: Sequence[str]) -> str:
     """The verb's own sentence; the last words of one that broke."""
     for line in reversed(spoken):
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
+        if line.startswith(_COMPLAINT):
+            return line.removeprefix(_COMPLAINT)
     last = spoken[-1].rstrip(".") if spoken else "it gave no reason"
     return f"The job ended by our own defect (code {code}): {last}."
 

@@ -133,6 +133,22 @@ def open_page(
     return context, page
 
 
+def sound(page: Page, shot: Path) -> None:
+    """Nothing sticks out, every control has a name, every picture a description; takes `shot`."""
+    page.screenshot(path=shot, full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, shot.name
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, a, input, select, textarea, summary")]
+          .filter((e) => e.offsetParent && !(e.ariaLabel || e.title || e.textContent.trim()
+            || e.labels?.length || e.getAttribute("aria-labelledby") || e.closest("label")))
+          .map((e) => e.outerHTML.slice(0, 160))"""
+    )
+    assert not nameless
+    assert not page.evaluate(
+        "[...document.querySelectorAll('img')].filter((i) => !i.hasAttribute('alt')).length"
+    )
+
+
 def until(check: object, seconds: float, what: str) -> None:
     """Wait until `check()` is true."""
     assert callable(check)

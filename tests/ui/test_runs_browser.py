@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui import made_runs
-from tests.ui.browser import Studio, Watch, open_browser, open_page, open_studio, until
+from tests.ui.browser import Studio, Watch, open_browser, open_page, open_studio, sound, until
 from trainers import control
 from trainers.jobs import RunDir
 from trainers.queue import Queue
@@ -69,31 +69,16 @@ def test_every_screen(
     ):  # fmt: skip
         page.locator(f'.st-card-button[data-run="{name}"]').click()
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
-        _sound(page, tmp_path / f"{name}.png")
+        sound(page, tmp_path / f"{name}.png")
     for tab in page.get_by_role("tab").all_inner_texts():
         page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(600)
-        _sound(page, tmp_path / f"{tab}.png")
+        sound(page, tmp_path / f"{tab}.png")
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Everything").click()
-    _sound(page, tmp_path / "everything.png")
+    sound(page, tmp_path / "everything.png")
     context.close()
     watch.check()
-
-
-def _sound(page: Page, shot: Path) -> None:
-    page.screenshot(path=shot, full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, shot.name
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, a, input, select, textarea, summary")]
-          .filter((e) => e.offsetParent && !(e.ariaLabel || e.title || e.textContent.trim()
-            || e.labels?.length || e.getAttribute("aria-labelledby") || e.closest("label")))
-          .map((e) => e.outerHTML.slice(0, 160))"""
-    )
-    assert not nameless
-    assert not page.evaluate(
-        "[...document.querySelectorAll('img')].filter((i) => !i.hasAttribute('alt')).length"
-    )
 
 
 def _order(page: Page) -> list[str | None]:

@@ -84,7 +84,7 @@ def _stop_once_it_runs(page: Page, run: Path) -> None:
 
 
 def _form_starts_a_run(page: Page, runs: Path) -> None:
-    page.keyboard.press("1")
+    page.keyboard.press("2")
     rate = page.locator("#st-optim-lr_unet")
     rate.fill("fast")
     problem = page.locator("#st-optim-lr_unet-problem")
@@ -227,7 +227,7 @@ def test_names_prompts_and_logs_are_text(browser: Browser, runs: Path, tmp_path:
         expect(page.locator(".st-note")).to_contain_text("<script>alert(2)</script>")
         page.locator("summary", has_text="Log").click()
         expect(page.locator(".st-stage pre").first).to_contain_text("onerror=alert(1)")
-        page.keyboard.press("1")
+        page.keyboard.press("2")
         field = page.locator("#st-data-folder")
         field.fill("")
         expect(page.locator(".st-dataset")).to_contain_text("Type the folder")

@@ -111,7 +111,7 @@ class _Taking:
     def _place(self, name: str, lead: int, mark: str) -> Path | None:
         """Where a file waits; None where it is not taken."""
         parts = _parts(name)
-        flat = "-".join(parts[lead:]) if parts else ""
+        flat = "-".join(parts[lead:] or parts[-1:])
         if any(is_left_out(part) for part in parts) or not flat:
             return None  # what systems leave behind is not worth a word
         if base(flat).lower() == TABLE_NAME and not (self._folder / TABLE_NAME).exists():
@@ -150,6 +150,11 @@ class _Taking:
         return self._stems[key]
 
 
+def _is_wanted(parts: Sequence[str]) -> bool:
+    shape = _SHAPE.fullmatch(parts[-1])
+    return bool(shape and shape["rest"]) and not any(is_left_out(part) for part in parts)
+
+
 def _everything(_name: str) -> bool:
     return True
 
@@ -166,9 +171,9 @@ def _parts(name: str) -> list[str]:
 
 
 def _common_lead(names: Sequence[str]) -> int:
-    """How many folders all names begin with."""
-    folders = [_parts(name)[:-1] for name in names]
-    folders = [each for each in folders if not any(is_left_out(part) for part in each)]
+    """How many folders all names of pictures and captions begin with."""
+    paths = [parts for name in names if (parts := _parts(name)) and _is_wanted(parts)]
+    folders = [parts[:-1] for parts in paths]
     lead = 0
     while folders and all(len(f) > lead and f[lead] == folders[0][lead] for f in folders):
         lead += 1

@@ -24,6 +24,12 @@ def mends(kind: str) -> str:
     return _MENDS[kind][0] if kind in _MENDS else ""
 
 
+def mended(kind: str) -> str:
+    """The same once it is done."""
+    verb, _, rest = mends(kind).partition(" ")
+    return f"{_DONE[verb]} {rest}"
+
+
 def steps_for(kind: str, report: Report, folder: Path) -> list[Step]:
     """What mends every problem of that kind in `folder`; empty where nothing does."""
     return list(_MENDS[kind][1](kind, report, folder)) if kind in _MENDS else []
@@ -34,16 +40,16 @@ def excluding(names: Sequence[str], found: Found | Report, folder: Path) -> list
     pictures = {picture.name: picture for picture in found.pictures}
     staying = [p for name, p in pictures.items() if name not in set(names)]
     needed = {found.origins[p.name].captions_from for p in staying}
-    needed |= {_within(p.mask, folder) for p in staying}
+    needed |= {within(p.mask, folder) for p in staying}
     moved: dict[str, None] = {}
     for name in names:
         moved[name] = None
         source = found.origins[name].captions_from
-        mask = _within(pictures[name].mask, folder)
+        mask = within(pictures[name].mask, folder)
         for beside in (source if source in sidecar_names(name) else "", mask):
             if beside and beside not in needed:
                 moved[beside] = None
-    prefix = _free_place(list(moved), folder)
+    prefix = free_place(list(moved), folder)
     return [Move(name, prefix + name) for name in moved]
 
 
@@ -54,7 +60,7 @@ def excluded(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _free_place(names: Sequence[str], folder: Path) -> str:
+def free_place(names: Sequence[str], folder: Path) -> str:
     """Where in `.excluded` none of the names is taken: there, or in a numbered folder within."""
     number = 1
     while True:
@@ -64,7 +70,8 @@ def _free_place(names: Sequence[str], folder: Path) -> str:
         number += 1
 
 
-def _within(path: object, folder: Path) -> str:
+def within(path: object, folder: Path) -> str:
+    """The name within `folder` of a file that lies there; empty of another."""
     if isinstance(path, Path) and path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     return ""
@@ -79,6 +86,19 @@ def _flagged(kind: str, report: Report) -> list[str]:
 
 def _exclude(kind: str, report: Report, folder: Path) -> list[Step]:
     return excluding(_flagged(kind, report), report, folder)
+
+
+def _exclude_copies(_kind: str, report: Report, folder: Path) -> list[Step]:
+    """Of the same file under several names the captioned one stays, then that of the shortest."""
+    names = [picture.name for picture in report.pictures]
+    alike: dict[int, list[str]] = {}
+    for later, first in duplicates.exact([report.facts[name] for name in names]).items():
+        alike.setdefault(first, [names[first]]).append(names[later])
+    out: list[str] = []
+    for group in alike.values():
+        ranked = sorted(group, key=lambda n: (not report.origins[n].captions_from, len(n), n))
+        out += ranked[1:]
+    return excluding(sorted(out), report, folder)
 
 
 def _exclude_smaller(_kind: str, report: Report, folder: Path) -> list[Step]:
@@ -135,18 +155,18 @@ def _own_captions(kind: str, report: Report, folder: Path) -> Iterator[Step]:
         if len(names) > 1 and flagged & set(names):
             content = (folder / source).read_bytes()
             yield from (Write(f"{name}.txt", content) for name in names)
-            yield Move(source, _free_place([source], folder) + source)
+            yield Move(source, free_place([source], folder) + source)
 
 
 def _leftover_captions(kind: str, report: Report, folder: Path) -> Iterator[Step]:
     names = [p.file for p in report.problems if p.kind == kind and (folder / p.file).is_file()]
-    prefix = _free_place(names, folder)
+    prefix = free_place(names, folder)
     yield from (Move(name, prefix + name) for name in names)
 
 
 _Mend = Callable[[str, Report, Path], "list[Step] | Iterator[Step]"]
 _MENDS: dict[str, tuple[str, _Mend]] = {
-    "duplicate": ("Take out the second copies", _exclude),
+    "duplicate": ("Take out the second copies", _exclude_copies),
     "near-duplicate": ("Take out the smaller of each two", _exclude_smaller),
     "unreadable-picture": ("Take them out", _exclude),
     "too-small": ("Take them out", _exclude),
@@ -156,3 +176,4 @@ _MENDS: dict[str, tuple[str, _Mend]] = {
     "shared-caption": ("Give each its own caption", _own_captions),
     "caption-without-picture": ("Take these texts out", _leftover_captions),
 }
+_DONE = {"Take": "Took", "Rename": "Renamed", "Write": "Wrote", "Give": "Gave"}

@@ -96,6 +96,16 @@ def test_a_guessed_encoding_becomes_utf8(folder: Path, tmp_path: Path) -> None:
     assert (folder / "latin.txt").read_text("utf-8") == "ein Käfer über grünem Gras"
 
 
+def test_the_original_of_copies_stays(folder: Path, tmp_path: Path) -> None:
+    """`a (copy).png` sorts before `a.png`; a captioned copy is worth more than a bare one."""
+    (folder / "0 (copy).png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "-.png").write_bytes((folder / "0.png").read_bytes())
+    steps = steps_for("duplicate", _look(folder, tmp_path), folder)
+    assert {s.name for s in steps if s.name.endswith(".png")} == {
+        "-.png", "0 (copy).png", "copy.png", "copy.mask.png"
+    }  # fmt: skip
+
+
 def test_an_ending_whose_name_is_taken_stays(folder: Path, tmp_path: Path) -> None:
     _picture(folder / "jpeg.jpg", 20)
     assert steps_for("wrong-ending", _look(folder, tmp_path), folder) == []
