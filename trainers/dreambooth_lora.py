@@ -1,4 +1,4 @@
-"""`python -m trainers.dreambooth_lora`: one training run from the command line.
+"""`python -m trainers.dreambooth_lora`: one training run, or a sweep, from the command line.
 
 Settings are layered: preset, then --config file, then --SECTION.FIELD options, and checked once.
 Source: Ruiz et al., "DreamBooth" (arXiv:2208.12242), with LoRA (Hu et al., arXiv:2106.09685) in
@@ -23,62 +23,94 @@ from trainers.jobs import RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
+from trainers.sweep_spec import SWEEP_FILE, Member, members, members_in
 
 PROGRAM = "python -m trainers.dreambooth_lora"
-_OWN_OPTIONS = ("preset", "config", "output_dir", "run", "resume", "fork", "plan", "probe", "help")
+_OWN_OPTIONS = (
+    "preset", "config", "output_dir", "run", "resume", "fork", "sweep", "sweep_on", "plan",
+    "probe", "help",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What the command line asks for; `notes` name what a foreign --config could not say."""
+    """What the command line asks for.
 
-    spec: JobSpec
-    run_dir: RunDir
+    Attributes:
+        runs: one, or those of a sweep.
+        folder: of the run, or of the sweep.
+        sweep_on: where a sweep's runs are trained; None where there is no sweep.
+        notes: what a foreign --config could not say.
+    """
+
+    runs: tuple[Member, ...]
+    folder: Path
     resume: bool
     fork: bool
     plan: bool
     probe: bool
+    sweep_on: str | None = None
     notes: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one training; returns the exit code (see `commands` in the README)."""
+    """Train; returns the exit code (see `commands` in the README)."""
     try:
         invocation = parse(sys.argv[1:] if argv is None else argv)
         for note in invocation.notes:
             print(f"note: {note}", file=sys.stderr)
         if invocation.plan:
-            from trainers.plan import plan
-
-            print(plan(invocation.spec))
-            if invocation.probe:
-                from trainers.planner.probe import probe
-
-                measured = probe(
-                    invocation.spec, on_progress=lambda text: print(text, file=sys.stderr)
-                )
-                print("\n".join(measured.lines()))
-            return 0
+            return _plan(invocation)
         with StopSignal() as stop:
-            from trainers.run import run  # seconds of imports, during which a signal may come
-
-            outcome = run(
-                invocation.spec,
-                invocation.run_dir,
-                stop,
-                resuming=invocation.resume,
-                fork=invocation.fork,
-            )
+            return _train(invocation, stop)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    if outcome.adapter is not None:
-        print(f"adapter: {outcome.adapter}")
-        if invocation.run_dir.contact_sheet.exists():
-            print(f"contact sheet: {invocation.run_dir.contact_sheet}")
-    return outcome.exit_code
+
+
+def _plan(invocation: Invocation) -> int:
+    from trainers.plan import plan
+
+    for member in invocation.runs:
+        if invocation.sweep_on:
+            print(f"run {member.name}")
+        print(plan(member.spec))
+        if invocation.probe:
+            from trainers.planner.probe import probe
+
+            measured = probe(member.spec, on_progress=lambda text: print(text, file=sys.stderr))
+            print("\n".join(measured.lines()))
+    return 0
+
+
+def _train(invocation: Invocation, stop: StopSignal) -> int:
+    # seconds of imports, during which a signal may come
+    if invocation.sweep_on:
+        from trainers.sweep import sweep
+
+        ended = sweep(
+            invocation.runs, invocation.folder, stop, on=invocation.sweep_on,
+            resuming=invocation.resume, fork=invocation.fork,
+        )  # fmt: skip
+        adapters, exit_code = ended.adapters, ended.exit_code
+        for name, problem in ended.problems.items():
+            print(f"error: run {name}: {problem}", file=sys.stderr)
+    else:
+        from trainers.run import run
+
+        [only] = invocation.runs
+        outcome = run(
+            only.spec, only.run_dir, stop, resuming=invocation.resume, fork=invocation.fork
+        )
+        adapters, exit_code = {only.name: outcome.adapter}, outcome.exit_code
+    for member in invocation.runs:
+        if adapter := adapters.get(member.name):
+            print(f"adapter: {adapter}")
+            if member.run_dir.contact_sheet.exists():
+                print(f"contact sheet: {member.run_dir.contact_sheet}")
+    return exit_code
 
 
 def parse(argv: list[str]) -> Invocation:
@@ -106,8 +138,11 @@ def parse(argv: list[str]) -> Invocation:
     if own.probe and not own.plan:
         raise InputError("--probe measures what --plan estimates: give both.")
     if own.run is not None:
-        if own.preset or own.config:
-            raise InputError("--run takes its settings from the run folder: leave out --preset.")
+        if own.preset or own.config or own.sweep:
+            raise InputError(
+                "--run takes its settings from the run folder: leave out --preset, --config and "
+                "--sweep."
+            )
         run_dir = RunDir(Path(own.run))
         layers.append(read_toml(run_dir.spec_file))
     elif own.plan and own.output_dir is None:
@@ -124,9 +159,28 @@ def parse(argv: list[str]) -> Invocation:
         imported = read_config(Path(own.config).expanduser())
         layers.append(imported.layer)
         notes = imported.notes
-    layers.append({name: options[name] for name in options if name in JobSpec.model_fields})
-    layers.append(whole)
-    return Invocation(build_spec(layers), run_dir, own.resume, own.fork, own.plan, own.probe, notes)
+    given = {
+        section: {**options.get(section, {}), **whole.get(section, {})}
+        for section in JobSpec.model_fields
+        if section in options or section in whole
+    }
+    layers.append(given)
+    goes_on = own.resume and not own.sweep and (run_dir.path / SWEEP_FILE).is_file()
+    if goes_on:
+        if given or own.preset or own.config:
+            raise InputError(
+                f"{printable(run_dir.path)}: holds a sweep, whose runs have their own settings. To "
+                "change them, give the --sweep options again."
+            )
+        runs = members_in(run_dir.path)
+    elif own.sweep:
+        runs = members(own.sweep, layers, run_dir.path)
+    else:
+        runs = [Member("run", build_spec(layers), run_dir)]
+    sweep_on = own.sweep_on if own.sweep or goes_on else None
+    return Invocation(
+        tuple(runs), run_dir.path, own.resume, own.fork, own.plan, own.probe, sweep_on, notes
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -168,6 +222,20 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--run", metavar="DIR", help="start a prepared run folder (its spec.toml)")
     where.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     where.add_argument("--fork", action="store_true", help="let a resumed run change course")
+    where.add_argument(
+        "--sweep",
+        metavar="SECTION.FIELD=A,B|FILE",
+        action="append",
+        default=[],
+        help="one run for each value, on one base and in one process; several are a grid; "
+        "or a TOML file with a [[run]] for each",
+    )
+    where.add_argument(
+        "--sweep_on",
+        choices=["process", "ray"],
+        default="process",
+        help="where a sweep's runs train: by turns in this process, or as tasks of a Ray cluster",
+    )
     where.add_argument("--plan", action="store_true", help="print what would be done, and stop")
     where.add_argument(
         "--probe", action="store_true", help="with --plan: also do two steps and measure them"

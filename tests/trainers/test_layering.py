@@ -71,7 +71,7 @@ def test_presets_are_valid_and_name_the_command_that_runs_them(name):
 def test_toml_and_options_give_the_same_spec_back():
     spec = build_spec([FULL])
     assert build_spec([tomllib.loads(to_toml(spec))]) == spec
-    assert parse([*to_argv(spec), "--output_dir", "x"]).spec == spec
+    assert parse([*to_argv(spec), "--output_dir", "x"]).runs[0].spec == spec
     assert to_argv(build_spec([])) == []
 
 
@@ -129,7 +129,7 @@ def test_options_win_over_config_over_preset(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text("[adapter]\nrank = 3\nalpha = 3\n", encoding="utf-8")
     argv = ["--preset", "demo-character", "--config", str(config), "--adapter.alpha", "5"]
-    spec = parse([*argv, "--output_dir", "x"]).spec
+    spec = parse([*argv, "--output_dir", "x"]).runs[0].spec
     assert (spec.adapter.rank, spec.adapter.alpha) == (3, 5.0)
     assert spec.data.trigger == "sks"
 

@@ -238,7 +238,7 @@ def test_the_command_takes_them_and_says_what_is_lost(tmp_path, capsys):
     told = capsys.readouterr()
     assert "note: weighted_captions = True is not carried over." in told.err
     assert "10_sks dog: 1 pictures, shown 10x an epoch" in told.out
-    spec = parse(["--config", str(path), "--plan", "--adapter.rank", "6"]).spec
+    spec = parse(["--config", str(path), "--plan", "--adapter.rank", "6"]).runs[0].spec
     assert (spec.adapter.rank, spec.data.folder) == (6, str(tmp_path))
 
 
