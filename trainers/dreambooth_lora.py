@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,6 +88,7 @@ def _plan(invocation: Invocation) -> int:
 
 def _train(invocation: Invocation, stop: StopSignal) -> int:
     # seconds of imports, during which a signal may come
+    adapters: Mapping[str, Path | None]
     if invocation.sweep_on:
         from trainers.sweep import sweep
 
