@@ -35,7 +35,7 @@ def main() -> None:
         empty, full = Path(folder) / "empty", Path(folder) / "full"
         empty.mkdir()
         full.mkdir()
-        every_state(full)
+        every_state(full, steps=1_500, every=125)
         make_waiting(full, "waiting", "waiting too")
         for runs in (empty, full):
             with open_studio(runs) as studio:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.outline import Outline
 from lora_diffusion.families.outline import outline as look_into
-from trainers.planner.estimate import estimate, has_gpu
+from trainers.planner.estimate import Phase, estimate, has_gpu
 from trainers.planner.savings import savings
 from trainers.spec import JobSpec
 from ui import words
@@ -18,6 +18,12 @@ from ui.follow import Follower
 
 _REMEMBERED_SECONDS = 30
 _MANY_RUNS = 40
+_DOING: Mapping[Phase, str] = {
+    "encode pictures": "encoding pictures",
+    "draw class pictures": "drawing class pictures",
+    "train": "training",
+    "draw previews": "drawing previews",
+}
 
 Json = dict[str, Any]
 
@@ -32,7 +38,7 @@ def memory(spec: JobSpec, total_bytes: int) -> Json:
         return {"text": "not known", "share": 0.0, "fits": True, "note": printable(error, 300)}
     share = told.peak / total_bytes if total_bytes else 0.0
     fits = share <= 1
-    note = f"Most while it has to {told.worst}."
+    note = f"The most is needed while {_DOING[told.worst]}."
     if not fits:
         cheaper = savings(spec, gpu=gpu, outline=base)
         note = "It will not fit. " + (

@@ -93,7 +93,7 @@ class Progress:
         elif event.kind == "preview" and isinstance(body.get("pictures"), list):
             kept = [p for p in body["pictures"] if isinstance(p, dict)]
             self.previews[_whole(body.get("step"))] = kept
-        elif event.kind == "export" and isinstance(body.get("file"), str):
+        elif event.kind in {"export", "best"} and isinstance(body.get("file"), str):
             self.exports[_whole(body.get("step"))] = body["file"]
         elif event.kind == "checkpoint" or (event.kind == "stopped" and body.get("checkpoint")):
             self.checkpoint_step = _whole(body.get("step"))

@@ -130,14 +130,16 @@ def age_pace(run: RunDir) -> None:
     run.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def every_state(runs: Path) -> None:
+def every_state(runs: Path, steps: int = 20, every: int = 10) -> None:
     """Runs that finished, failed, were stopped or interrupted, are paused, and that is running."""
-    make_run(runs, "finished", steps=20, every=10, validated=True, exported=True)
-    make_run(runs, "failed", steps=20, every=10, reached=12, outcome="failed")
-    make_run(runs, "stopped", steps=20, every=10, reached=12, outcome="stopped")
-    make_run(runs, "interrupted", steps=20, every=10, reached=12, outcome=None)
-    make_run(runs, "paused", steps=20, every=10, reached=12, outcome=None, alive=True, paused=True)
-    make_run(runs, "running", steps=20, every=10, reached=12, outcome=None, alive=True)
+    reached = steps * 3 // 5
+    length = {"steps": steps, "every": every}
+    make_run(runs, "finished", **length, validated=True, exported=True)
+    make_run(runs, "failed", **length, reached=reached, outcome="failed")
+    make_run(runs, "stopped", **length, reached=reached, outcome="stopped")
+    make_run(runs, "interrupted", **length, reached=reached, outcome=None)
+    make_run(runs, "paused", **length, reached=reached, outcome=None, alive=True, paused=True)
+    make_run(runs, "running", **length, reached=reached, outcome=None, alive=True, validated=True)
 
 
 def make_waiting(runs: Path, *names: str) -> None:

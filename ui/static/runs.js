@@ -190,7 +190,7 @@
       stage.append(
         h("div", { class: "st-head" }, h("div", {}, p.title, p.subtitle), p.buttons),
         note, p.note,
-        p.progress = h("div", { class: "st-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.said, p.leftText)),
+        p.progress = h("div", { class: "st-run-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.said, p.leftText)),
         p.figures, p.chartCard, p.previewCard, p.map, p.notes, p.log, p.settings);
       return p;
     }

@@ -243,6 +243,7 @@
       bar.style.width = `${(told.share * 100).toFixed(1)}%`;
       bar.parentElement.classList.toggle("st-failed", !told.fits);
       setText(time, answer.duration.text);
+      time.classList.toggle("st-unknown", answer.duration.seconds === null);
       const seconds = answer.duration.seconds;
       const end = new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
       setText(clock, seconds === null || state.waits || seconds > 72_000 ? "" : `, done about ${end}`);
