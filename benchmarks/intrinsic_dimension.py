@@ -32,12 +32,12 @@ from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.families.base import Conditioning
 from lora_diffusion.files import write_text
 from lora_diffusion.randomness import generator, normal
-from trainers.data.scan import scan
+from trainers.data.scan import Picture, scan
 from trainers.diffusion import NoiseSchedule
 from trainers.search.denoising import Denoising, share_explained
 
-DIMENSIONS = (64, 256, 1_024, 4_096, 16_384, 65_536)
-RATES = (1e-3, 4e-3, 1.6e-2)
+DIMENSIONS = (64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576)
+RATES = (1e-3, 4e-3)
 STEPS = 100
 BATCH = 8
 TRAINED, HELD_OUT = 64, 32  # pictures
@@ -218,7 +218,7 @@ def measure(out: Path, dimensions: Sequence[int], rates: Sequence[float], steps:
     return file
 
 
-def _pictures(folder: Path, count: int, seed: int) -> list:
+def _pictures(folder: Path, count: int, seed: int) -> list[Picture]:
     folder.mkdir()
     for number, (picture, caption) in enumerate(character_set(seed, PICTURE_PX, count)):
         picture.save(folder / f"{number:03d}.png")

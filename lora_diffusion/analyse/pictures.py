@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ _PAGE, _CARD, _LINE = "#F4F4F2", "#FFFFFF", "#E4E4E1"
 _INK, _MUTED, _ACCENT, _SECOND = "#1B1D20", "#5C5F63", "#2F4BD8", "#B45309"
 _DPI = 110
 _CELL = 0.34  # of a heat map, inches
-_ROOM = 1.45  # for the names of rows, inches
+_ROOM, _BETWEEN = 1.45, 0.4  # for the names of rows, and from map to map, inches
 _PANELS = ("attention", "convolutions", "text encoder", "text encoder 2", "others")
 Values = dict[tuple[str, str], float]  # (row, column) -> value
 Panels = list[tuple[str, list[str], list[str], Values]]
@@ -49,8 +50,38 @@ def draw_all(found: Analysis, folder: Path) -> list[Path]:
     for number, pair in enumerate(found.pairs):
         made.append(_save(_interference(pair), folder / f"interference-{number + 1}.png"))
     if found.subspaces:
-        made.append(_save(_subspaces(found.subspaces), folder / "subspaces.png"))
+        made.append(draw_subspaces(found.subspaces, folder / "subspaces.png"))
     return made
+
+
+def draw_subspaces(found: Sequence[Subspaces], path: Path) -> Path:
+    """phi(i, j) of some pairs as one PNG; returns its path.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    return _save(_subspaces(found), path)
+
+
+def draw_curve(
+    points: Mapping[float, float], goal: float, title: str, subtitle: str, across: str, path: Path
+) -> Path:
+    """Scores over sizes that grow by factors, and the line of what is to be reached, as one PNG.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    figure = _figure(7.2, 3.9)
+    _titles(figure, title, subtitle)
+    axes = _axes(figure, 0.85, 0.6, 6.0, 2.4)
+    axes.plot(list(points), list(points.values()), "o-", color=_ACCENT, linewidth=1.8)
+    axes.axhline(goal, color=_SECOND, linewidth=1.4, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=min(0.0, *points.values()))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel(across, fontsize=9, color=_MUTED)
+    axes.grid(color=_LINE, linewidth=0.7)
+    return _save(figure, path)
 
 
 def _layers(adapter: Adapter) -> Figure:
@@ -61,7 +92,7 @@ def _layers(adapter: Adapter) -> Figure:
     ranks = _panels(adapter.layers, [layer.effective_rank for layer in adapter.layers])
     told = "update's norm / the base weight's" if against_base else "norm of the update"
     return _maps(
-        [(told, strength), ("effective rank", ranks)],
+        [_Map(told, strength), _Map("effective rank", ranks)],
         f"{adapter.name}: where it is strong, and with how many directions",
         f"{adapter.kind}, {len(adapter.layers)} layers; whole norm {adapter.norm:.3g}",
     )
@@ -72,10 +103,12 @@ def _interference(pair: Pair) -> Figure:
     total = sum(layer.excess * layer.strength for layer in pair.layers) or 1.0
     clash = [layer.excess * layer.strength / total for layer in pair.layers]
     overlap = [layer.excess for layer in pair.layers]
+    shares = [layer.share_of_first for layer in pair.layers]
     figure = _maps(
         [
-            ("share of all interference", _panels(pair.layers, clash)),
-            ("overlap above chance", _panels(pair.layers, overlap)),
+            _Map("share of all interference", _panels(pair.layers, clash)),
+            _Map("overlap above chance", _panels(pair.layers, overlap)),
+            _Map(f"strength: blue {pair.first}", _panels(pair.layers, shares), is_share=True),
         ],
         f"{pair.first} with {pair.second}: where they interfere",
         f"overlap {pair.overlap:.2f} (by chance {pair.chance:.2f})",
@@ -196,34 +229,51 @@ def _depth(row: str) -> tuple[int, list[float], str]:
     return side, [float(block.partition(".")[2] or 0), *numbers], row
 
 
-def _maps(
-    columns: Sequence[tuple[str, Panels]], title: str, subtitle: str, foot: float = 0.0
-) -> Figure:
+@dataclass(frozen=True)
+class _Map:
+    """One quantity to be drawn as heat maps.
+
+    Attributes:
+        what: its name.
+        panels: its values.
+        is_share: how something is divided between two: 0.5 is white, and 0 and 1 are colours.
+    """
+
+    what: str
+    panels: Panels
+    is_share: bool = False
+
+    @property
+    def top(self) -> float:
+        values = [value for *_, cells in self.panels for value in cells.values()]
+        return 1.0 if self.is_share else max(values, default=0.0) or 1.0
+
+
+def _maps(maps: Sequence[_Map], title: str, subtitle: str, foot: float = 0.0) -> Figure:
     """Heat maps of several quantities side by side, one under the other by kind of layer."""
-    first = columns[0][1]
-    widest = max((len(names) for _, _, names, _ in first), default=1)
+    first = maps[0].panels
+    widest = _CELL * max((len(names) for _, _, names, _ in first), default=1)
     tall = sum(_CELL * len(rows) * _squeeze(first) + 0.95 for _, rows, _, _ in first)
-    map_width = widest * _CELL
-    width = max(8.4, len(columns) * (_ROOM + map_width + 0.25) + 0.3)
+    width = max(8.4, _ROOM + len(maps) * (widest + _BETWEEN) + 0.1)
     figure = _figure(width, 1.0 + tall + foot)
     _titles(figure, title, subtitle)
     height = figure.get_size_inches()[1]
-    for number, (what, panels) in enumerate(columns):
-        top = max((value for *_, cells in panels for value in cells.values()), default=1.0) or 1.0
-        left = _ROOM + number * (_ROOM + map_width + 0.25)
+    for number, one in enumerate(maps):
+        colours = _two_colours() if one.is_share else _colours()
+        left = _ROOM + number * (widest + _BETWEEN)
         y = height - 1.0
-        for panel, rows, names, cells in panels:
-            tall_here = _CELL * len(rows) * _squeeze(panels)
+        for panel, rows, names, cells in one.panels:
+            tall_here = _CELL * len(rows) * _squeeze(one.panels)
             y -= 0.2 + tall_here
             axes = _axes(figure, left, y, _CELL * len(names), tall_here)
             grid = [[cells.get((row, name), math.nan) for name in names] for row in rows]
-            axes.imshow(grid, cmap=_colours(), vmin=0, vmax=top, aspect="auto")
-            size = 8 if _squeeze(panels) == 1 else 5.5
+            axes.imshow(grid, cmap=colours, vmin=0, vmax=one.top, aspect="auto")
+            size = 8 if _squeeze(one.panels) == 1 else 5.5
             axes.set_xticks(range(len(names)), names, rotation=55, ha="right", fontsize=7.5)
-            axes.set_yticks(range(len(rows)), rows, fontsize=size)
-            axes.set_title(f"{panel}: {what}", fontsize=9, color=_MUTED, loc="left", pad=4)
+            axes.set_yticks(range(len(rows)), rows if number == 0 else [], fontsize=size)
+            axes.set_title(panel, fontsize=9, color=_MUTED, loc="left", pad=4)
             y -= 0.75
-        _scale(figure, left, height - 0.92, top)
+        _scale(figure, left, height - 0.87, one, colours)
     return figure
 
 
@@ -232,15 +282,15 @@ def _squeeze(panels: Panels) -> float:
     return 1.0 if max((len(rows) for _, rows, _, _ in panels), default=1) <= 30 else 0.4
 
 
-def _scale(figure: Figure, left: float, bottom: float, top: float) -> None:
-    """A small colour bar from 0 to `top`."""
+def _scale(figure: Figure, left: float, bottom: float, one: _Map, colours: Colormap) -> None:
+    """What a column of maps shows, and a small colour bar of it."""
     axes = figure.add_axes(_box(figure, left, bottom, 1.2, 0.08))
-    axes.imshow([[n / 63 for n in range(64)]], cmap=_colours(), aspect="auto")
+    axes.imshow([[n / 63 for n in range(64)]], cmap=colours, aspect="auto")
     axes.set_axis_off()
     width, height = figure.get_size_inches()
     y = bottom / height
     figure.text((left - 0.06) / width, y, "0", fontsize=8, color=_MUTED, ha="right")
-    figure.text((left + 1.26) / width, y, f"{top:.3g}", fontsize=8, color=_MUTED)
+    figure.text((left + 1.26) / width, y, f"{one.top:.3g}   {one.what}", fontsize=8.5, color=_INK)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -279,6 +329,14 @@ def _colours() -> Colormap:
 
     stops = ["#F7F8FE", "#B9C3F5", "#6C80E6", _ACCENT, "#16246F"]
     return LinearSegmentedColormap.from_list("accent", stops).with_extremes(bad="#ECECEA")
+
+
+def _two_colours() -> Colormap:
+    """The second adapter's colour to white to the first's."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = [_SECOND, "#F0C89B", "#FFFFFF", "#9CABF0", _ACCENT]
+    return LinearSegmentedColormap.from_list("two", stops).with_extremes(bad="#ECECEA")
 
 
 def _series(count: int) -> list[str]:

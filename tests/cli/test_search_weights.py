@@ -58,12 +58,20 @@ def test_by_a_function_of_the_users_per_block(adapters, tmp_path, capsys):
         "    assert prompts == ['a red circle']\n"
         "    return float(np.mean([np.asarray(p) for p in pictures]))\n"
     )
-    argv = ["search-weights", adapters[0], "--score", f"{judge}:bright", "--prompt", "a red circle"]
-    argv += ["--steps", "2", "--trials", "4", "--per", "block", "--device", "cpu", "--json"]
+    argv = [
+        "search-weights",
+        f"{adapters[0]}:0.4,up.1=2",
+        "--score",
+        f"{judge}:bright",
+        "--prompt",
+        "a red circle",
+    ]
+    argv += ["--steps", "2", "--trials", "1", "--per", "block", "--device", "cpu", "--json"]
     assert main([*argv, "--out", str(tmp_path / "out")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert "up.1=" in told["weights"][adapters[0]]
-    assert told["score"] >= told["scores"]["score"]["equal, 1 each"] > 0
+    assert "mid=0.4" in told["weights"][adapters[0]]  # what was given comes first
+    assert "up.1=0.8" in told["weights"][adapters[0]]
+    assert told["score"] == told["scores"]["score"]["found"] > 0
 
 
 @pytest.mark.parametrize(

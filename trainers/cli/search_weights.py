@@ -14,6 +14,7 @@ from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError, printable
 from trainers.cli.base_flags import add_base_flags, open_base
 from trainers.cli.verb import Verb
+from trainers.cli.weighted import FORM, Weighted
 from trainers.search.knobs import PER
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ _JOURNAL, _RESULT = "trials.log", "weights.json"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help="adapters to weigh")
+    parser.add_argument(
+        "files",
+        metavar=FORM,
+        nargs="+",
+        type=Weighted.parse,
+        help="adapters to weigh; weights that are given are tried first",
+    )
     add_base_flags(parser)
     aim = parser.add_argument_group("what is maximised: one of --toward and --score")
     aim.add_argument(
@@ -80,15 +87,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from trainers.search.study import search
 
     judge = scores.load_judge(arguments.score) if arguments.score else None
-    laid = [lay_out_opened(open_adapter(file)) for file in arguments.files]
+    paths = [each.path for each in arguments.files]
+    laid = [lay_out_opened(open_adapter(path)) for path in paths]
     base = open_base(arguments)
     measures: dict[str, Score] = {
         name: scores.toward(base, folder, timesteps=arguments.timesteps, seed=arguments.seed)
         for name, folder in (("toward", arguments.toward), ("held out", arguments.held_out))
         if folder
     }
-    with compose(base, [(file, 1.0) for file in arguments.files]) as composition:
-        files = dict(zip(composition.names, arguments.files, strict=True))
+    with compose(base, [(path, 1.0) for path in paths]) as composition:
+        files = dict(zip(composition.names, map(str, paths), strict=True))
+        given = dict(zip(files, (each.weights for each in arguments.files), strict=True))
         if judge is not None:
             pictures = _pictures(arguments, base.native_size_px)
             measures["score"] = scores.judged(composition, pictures, judge)
@@ -104,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
             high=arguments.high,
             trials=arguments.trials,
             regulariser=arguments.regulariser,
-            starts=_starts(turned, list(files)),
+            starts=_starts(turned, given),
             file=arguments.out / _JOURNAL,
             identity=_identity(arguments),
             seed=arguments.seed,
@@ -116,6 +125,8 @@ def _run(arguments: argparse.Namespace) -> int:
             "equal, 1 each": {name: Weights() for name in files},
             f"equal, 1/{len(files)} each": {name: Weights(1 / len(files)) for name in files},
         }
+        if any(own != Weights() for own in given.values()):
+            compared["given"] = given
         weights = {files[name]: str(own) for name, own in compared["found"].items()}
         told = {
             "weights": weights,
@@ -173,11 +184,12 @@ def _scored(composition: Composition, weights: Mapping[str, Weights], score: Sco
     return score()
 
 
-def _starts(turned: Sequence[Knob], names: Sequence[str]) -> list[dict[Knob, float]]:
-    """All at 1, all at an equal share of 1, and each alone."""
-    level = [dict.fromkeys(turned, 1.0), dict.fromkeys(turned, 1 / len(names))]
-    alone = [{knob: float(knob.adapter == name) for knob in turned} for name in names]
-    return level + (alone if len(names) > 1 else [])
+def _starts(turned: Sequence[Knob], given: Mapping[str, Weights]) -> list[dict[Knob, float]]:
+    """What was given, then all at 1, all at an equal share of 1, and each alone."""
+    level = [dict.fromkeys(turned, 1.0), dict.fromkeys(turned, 1 / len(given))]
+    alone = [{knob: float(knob.adapter == name) for knob in turned} for name in given]
+    first = {knob: knob.read(given[knob.adapter]) for knob in turned}
+    return [first, *level, *(alone if len(given) > 1 else [])]
 
 
 def _identity(arguments: argparse.Namespace) -> dict[str, object]:
@@ -187,7 +199,7 @@ def _identity(arguments: argparse.Namespace) -> dict[str, object]:
     from trainers.data.cache import file_digest
     from trainers.data.scan import scan
 
-    pieces = [piece for file in arguments.files for piece in open_adapter(file).pieces]
+    pieces = [piece for each in arguments.files for piece in open_adapter(each.path).pieces]
     known: dict[str, object] = {
         name: getattr(arguments, name)
         for name in (

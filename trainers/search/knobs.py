@@ -29,6 +29,13 @@ class Knob:
     adapter: str
     what: str = ""
 
+    def read(self, weights: Weights) -> float:
+        """What this knob is at, where these weights are its adapter's."""
+        if self.what in ("", TEXT):
+            return weights.overall * (weights.models.get(TEXT, 1.0) if self.what else 1.0)
+        own = weights.overall * weights.models.get(UNET, 1.0)
+        return own * weights.blocks.get(self.what, 1.0)
+
     def __str__(self) -> str:
         return f"{self.adapter}: {self.what}" if self.what else self.adapter
 

@@ -30,3 +30,11 @@ def test_numbers_become_weights_of_the_layers_they_are_for():
     numbers = {knob: n / 10 for n, knob in enumerate(knobs({"fox": ADAPTERS["fox"]}, "block"))}
     blocks = to_weights(numbers)["fox"]
     assert [blocks.of(key) for key in (OUT, MID, TEXT, UP, UP_RES)] == [0, 0.1, 0.2, 0.3, 0.3]
+
+
+def test_a_knob_reads_what_its_numbers_were_made_into():
+    for per in ("adapter", "component", "block"):
+        turned = knobs(ADAPTERS, per)
+        numbers = {knob: n / 10 for n, knob in enumerate(turned, 1)}
+        weights = to_weights(numbers)
+        assert {knob: round(knob.read(weights[knob.adapter]), 6) for knob in turned} == numbers
