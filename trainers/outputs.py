@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.export import Exporter
 from trainers.jobs import RunDir, adapter_name
-from trainers.memory import Ladder
+from trainers.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
 from trainers.preview import Previewer
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
@@ -71,8 +71,9 @@ class Outputs:
             self.preview(0)
         if self.validator is None:
             return
-        with self._as_shown():
-            self.validator.look_at_base()
+        if not self._spared("The base", self.validator.look_at_base):
+            self.validator = None  # there is nothing to compare with
+            return
         if step == 0 or (self.validator.is_due(step) and not self.validator.measured(step)):
             self.validate(step)
 
@@ -161,9 +162,9 @@ class Outputs:
     def validate(self, step: int) -> None:
         """Measure the model as it stands; the best so far is kept in `exports/`."""
         assert self.validator is not None
-        with self._as_shown():
-            is_best = self.validator.measure(step)
-        if is_best:
+        validator, is_best = self.validator, list[bool]()
+        self._spared(f"Step {step}", lambda: is_best.append(validator.measure(step)))
+        if any(is_best):
             self.export(self.dir.exports / f"{self.name}-best.safetensors", step)
             self.teller.events.write("best", **(self._best() or {}))
 
@@ -254,6 +255,19 @@ class Outputs:
         per_step = self.spec.schedule.accumulate
         now, before = (self.order.epoch_of(steps * per_step) for steps in (done, done - 1))
         return now // every > before // every
+
+    def _spared(self, what: str, measure: Callable[[], None]) -> bool:
+        """Measure with the weights that are shown; False, and told, where memory runs out."""
+        try:
+            with self._as_shown():
+                measure()
+            return True
+        except MEMORY_ERRORS as error:
+            if not is_out_of_memory(error):
+                raise
+        release()
+        self.teller.note(f"{what} was not measured: memory ran out, one picture at a time.")
+        return False
 
     @contextmanager
     def _as_shown(self) -> Iterator[None]:

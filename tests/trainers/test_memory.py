@@ -30,6 +30,7 @@ from trainers.run import run
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
 from trainers.unet_options import hold_in_fp8, keep_in_main_memory
+from trainers.validation.validator import Validator
 
 STEPS, BATCH = 3, 3
 CPU = torch.device("cpu")
@@ -231,6 +232,39 @@ def test_previews_without_memory_end_no_run(world, tmp_path, monkeypatch, most_p
     told = [e.body["text"] for e in events(tmp_path, "note") if "reviews" in e.body["text"]]
     assert len(told) == notes + (not files), told  # left out before and after the step
     assert len(list((tmp_path / "previews" / "step-00000001").glob("*.png"))) == files
+
+
+@pytest.mark.parametrize(("method", "told"), [("look_at_base", "The base"), ("measure", "Step 2")])
+def test_measurements_without_memory_end_no_run(world, tmp_path, monkeypatch, method, told):
+    real = getattr(Validator, method)
+
+    def short(self, *step):
+        if step in ((), (2,)):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *step)
+
+    monkeypatch.setattr(Validator, method, short)
+    measured = {"every_steps": 1, "hold_out": 1, "timesteps": 2}
+    train(make_spec(world, preview={"enabled": False}, validation=measured), tmp_path)
+    notes = [e.body["text"] for e in events(tmp_path, "note")]
+    assert f"{told} was not measured: memory ran out, one picture at a time." in notes
+    assert len(events(tmp_path, "step")) == STEPS
+    steps = [e.body["step"] for e in events(tmp_path, "validation")]
+    assert steps == ([] if method == "look_at_base" else [0, 1, 3])
+
+
+def test_pictures_are_encoded_one_by_one_where_memory_runs_out(world, plain, tmp_path, monkeypatch):
+    real, given = StableDiffusion.encode_pictures, []
+
+    def encode(self, pixels):
+        given.append(len(pixels))
+        if len(pixels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, pixels)
+
+    monkeypatch.setattr(StableDiffusion, "encode_pictures", encode)
+    assert_alike(plain[0], train(make_spec(world), tmp_path))
+    assert given == [3, 1, 1, 1]
 
 
 def test_weights_in_main_memory_are_fetched_and_compute_the_same():

@@ -20,6 +20,7 @@ from trainers.data.buckets import Fit
 from trainers.data.cache import Record
 from trainers.data.decode import MAX_MEGAPIXELS, load_rgb
 from trainers.data.scan import Picture
+from trainers.memory import MEMORY_ERRORS, is_out_of_memory, release
 
 _BATCH = 4
 _BATCH_PIXELS = _BATCH * 512 * 512  # of an encoding batch, whatever the pictures' size
@@ -118,6 +119,16 @@ class PictureEncoder:
             return error
 
     def _encode(self, rows: Sequence[tuple[Job, Pixels]]) -> list[Record]:
+        """The records of decoded pictures; where memory runs out, one after another."""
+        try:
+            return self._at_once(rows)
+        except MEMORY_ERRORS as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
+                raise
+        release()
+        return [record for row in rows for record in self._at_once([row])]
+
+    def _at_once(self, rows: Sequence[tuple[Job, Pixels]]) -> list[Record]:
         moments = self.base.encode_pictures(torch.stack([pixels.colours for _, pixels in rows]))
         records: list[Record] = []
         for index, (job, pixels) in enumerate(rows):
