@@ -11,6 +11,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Page, expect
 
+from lora_diffusion.consumers import verify
 from lora_diffusion.families import load_base
 from lora_diffusion.formats import save_adapter
 from lora_diffusion.injection import AdapterConfig, inject
@@ -49,7 +50,31 @@ def _source(page: Page) -> str:
     return page.locator(".st-frame img[data-before]").get_attribute("src") or ""
 
 
-def test_choose_weigh_compare_and_come_back(browser: Browser, runs: Path, library: Path) -> None:
+def _fold_and_export(page: Page, library: Path, folder: Path) -> None:
+    page.get_by_role("button", name="Fold into one file").click()
+    page.get_by_label("Name", exact=True).fill("fox in ink")
+    page.get_by_role("button", name="Fold", exact=True).click()
+    expect(page.locator(".st-report")).to_contain_text("is ready", timeout=DRAWN_MS)
+    expect(page.locator(".st-report")).to_contain_text("Largest error of a layer")
+    expect(page.locator(".st-readers li", has_text="sd-scripts")).to_contain_text(
+        "reads it", timeout=DRAWN_MS
+    )
+    with page.expect_download() as caught:
+        page.get_by_role("link", name="Export").click()
+    target = folder / caught.value.suggested_filename
+    caught.value.save_as(target)
+    assert target.name == "fox in ink.safetensors"
+    assert "sd-scripts" in verify(target).readers
+    page.get_by_role("button", name="Add to library").click()
+    expect(page.locator(".st-report")).to_contain_text("In the library as fox in ink.safetensors")
+    assert (library / "fox in ink.safetensors").read_bytes() == target.read_bytes()
+    page.keyboard.press("Escape")
+    expect(page.locator(".st-adapter", has_text="fox in ink")).to_be_visible(timeout=20_000)
+
+
+def test_choose_weigh_compare_and_come_back(
+    browser: Browser, runs: Path, library: Path, tmp_path: Path
+) -> None:
     with open_studio(runs, "--adapters", str(library)) as studio:
         watch = Watch(studio.address)
         context, page = open_page(browser, studio, watch)
@@ -65,7 +90,7 @@ def test_choose_weigh_compare_and_come_back(browser: Browser, runs: Path, librar
         page.locator(".st-adapter", has_text="ink").click()
         expect(page.locator(".st-frame img[data-before]")).to_be_visible(timeout=DRAWN_MS)
         alone = _source(page)
-        page.locator(".st-adapter", has_text="fox").click()
+        page.locator(".st-adapter", has_text="fox").first.click()
         expect(page.locator(".st-mix")).to_have_count(2)
         expect(page.locator(".st-frame img[data-before]")).not_to_have_attribute(
             "src", alone, timeout=DRAWN_MS
@@ -87,6 +112,10 @@ def test_choose_weigh_compare_and_come_back(browser: Browser, runs: Path, librar
         wipe.press("End")
         clip = page.locator(".st-frame img[data-before]").evaluate("i => i.style.clipPath")
         assert "100%" in clip
+
+        page.get_by_role("button", name="Do they get in each other's way?").click()
+        expect(page.locator(".st-heat li").first).to_be_visible(timeout=DRAWN_MS)
+        _fold_and_export(page, library, tmp_path)
 
         page.get_by_label("Where in the picture it acts").first.select_option("left")
         page.get_by_label("Prompt where ink acts").fill("a blue star")
