@@ -166,7 +166,13 @@
         pen.fillStyle = colour("second");
         pen.font = pen.font.replace(/^(?:bold )?/, "bold ");
         pen.textAlign = "center";
-        pen.fillText("best so far", Math.max(LEFT + 34, this.x(step)), y(loss) - 10);
+        const at = [Math.max(LEFT + 34, this.x(step)), y(loss) - 12];
+        pen.save();
+        pen.strokeStyle = colour("card"); // a halo, so that it can be read over the curves
+        pen.lineWidth = 4;
+        pen.strokeText("best so far", ...at);
+        pen.restore();
+        pen.fillText("best so far", ...at);
         pen.font = pen.font.replace(/^(?:bold|700) /, "");
       }
     }
