@@ -12,16 +12,23 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import lora_diffusion.families
+from lora_diffusion import compose
 from lora_diffusion.adapter import AdapterFile
+from lora_diffusion.composition.regions import Region
+from lora_diffusion.composition.weights import Weights
+from lora_diffusion.families import Conditioning
+from lora_diffusion.formats import save_adapter
 from lora_diffusion.injection import AdapterConfig, attach, inject
 from lora_diffusion.keys import UNET
 
@@ -79,6 +86,35 @@ def main() -> None:
 
     times = [seconds(exchange) for _ in range(5)]
     print(f"attaching and removing one from memory: {1e3 * statistics.median(times):.0f} ms")
+    one.remove()
+    with tempfile.TemporaryDirectory() as folder:
+        compositions(parts, files, Path(folder), compare)
+
+
+def compositions(
+    parts: Mapping[str, Any],
+    files: list[AdapterFile],
+    folder: Path,
+    compare: Callable[[str], None],
+) -> None:
+    """Weights that change and files that come and go in a composition; a region for each."""
+    paths = [folder / f"{name}.safetensors" for name in "ab"]
+    for file, path in zip(files, paths, strict=True):
+        save_adapter(file, path)
+    with compose(parts, [(paths[0], 0.8)]) as composition:
+        times = [seconds(partial(composition.add, paths[1])) for _ in range(5)]
+        print(f"adding one from its file: {1e3 * statistics.median(times):.0f} ms")
+        for name in composition.names[2:]:
+            composition.remove(name)
+        weights = Weights.parse("0.5,text=0,mid=0.2,down.1=0.3")
+        times = [seconds(lambda: composition.set_weights("b", weights)) for _ in range(21)]
+        print(f"new weights by block for one: {1e3 * statistics.median(times):.2f} ms")
+        half = torch.cat([torch.ones(64, 32), torch.zeros(64, 32)], dim=1)
+        composition.set_region("a", Region("left", half))
+        composition.set_region("b", Region("right", half.flip(1)))
+        prompt = Conditioning(torch.randn(*CONTEXT))
+        composition.direct(0.0, (LATENT_SIDE, LATENT_SIDE), {"left": prompt, "right": prompt})
+        compare("two adapters, a region each")
 
 
 def true_unet() -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -36,7 +37,7 @@ from lora_diffusion.formats.raw import scan_finite
 from lora_diffusion.formats.reading import lay_out_opened, open_adapter
 from lora_diffusion.generate import EncodedPrompts, PictureSpec, StepCallback, draw, encode
 from lora_diffusion.injection import AdapterHandle, Parts, adaptable_shapes, attach, check_fits
-from lora_diffusion.keys import UNET, LayerKey
+from lora_diffusion.keys import PARTS, UNET, LayerKey
 
 Source = str | Path | AdapterFile
 AnyWeights = Weights | float | str
@@ -234,7 +235,14 @@ class Composition:
         number, free = 2, name
         while free in self._members:
             free, number = f"{name}#{number}", number + 1
-        handle = attach(self.parts, file, _MODULE_PREFIX + free.replace(".", "_"))
+        put_off = {key.part for key in file.layers} - (
+            self._base.loaded if self._base else set(PARTS)
+        )
+        if put_off:
+            raise RuntimeError(f"load_base put off {sorted(put_off)}, which adapters go on")
+        handle = attach(
+            self.parts, file, _MODULE_PREFIX + quote(free, safe=" ").replace(".", "%2E")
+        )
         handle.enabled = self._enabled
         member = self._members[free] = _Member(handle, weights)
         self._weigh(member)
@@ -337,8 +345,12 @@ def compose(
     weighed = [(source, Weights.of_any(weights)) for source, weights in adapters]
     for source, _ in weighed:
         check(source, shapes)
-    for source, weights in weighed:
-        composition._put(_loaded(source, shapes), weights, _name_of(source), None)
+    try:
+        for source, weights in weighed:
+            composition._put(_loaded(source, shapes), weights, _name_of(source), None)
+    except BaseException:
+        composition.close()
+        raise
     return composition
 
 

@@ -131,6 +131,8 @@ class Stage:
         if update.dim() == 4:
             height, width = update.shape[-2:]
             return self.mask(name, (height, width), update)
+        if update.shape[1] not in self._sizes:
+            raise RuntimeError("adapters in regions act while a picture is drawn; use its `draw`")
         return self.mask(name, self._sizes[update.shape[1]], update).reshape(1, -1, 1)
 
     def shares(self, output: Tensor) -> dict[str | None, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,25 @@ def test_the_text_encoder_s_adapters_count_in_prompts(base, four):
         composition.set_weights("lora", "text=0,unet=0")
         none = array(composition.draw([PICTURE])[0])
     assert np.abs(by_text - none).max() > 5
+
+
+def test_names_with_dots_and_like_each_other(parts, forward, tiny_four, tmp_path):
+    names = ("v1.5", "v1_5", "v1%5", "keys")
+    paths = [Path(shutil.copy(tiny_four[0], tmp_path / f"{name}.safetensors")) for name in names]
+    with compose(parts, [(path, 0.25) for path in paths]) as composition:
+        assert composition.names == names
+        four_quarters = forward()
+    with compose(parts, [(tiny_four[0], 1.0)]):
+        torch.testing.assert_close(forward(), four_quarters, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_put_on_leaves_nothing(parts, tiny_four):
+    before = {part: state_bytes(model) for part, model in parts.items()}
+    with compose(parts, [(tiny_four[1], 1.0)]):
+        with pytest.raises(InputError, match="locon"):  # a second composition on the same models
+            compose(parts, [(tiny_four[0], 1.0), (tiny_four[1], 1.0)])
+        assert not [name for name, _ in parts[UNET].named_modules() if "composed lora" in name]
+    assert {part: state_bytes(model) for part, model in parts.items()} == before
 
 
 def test_models_alone_can_be_composed_but_not_drawn(parts, tiny_four):

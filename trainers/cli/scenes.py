@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +45,11 @@ class Scene:
         return cls(plain, (*flagged, *named))
 
     def as_json(self) -> dict[str, object]:
-        used = [{"file": str(used.path), "weights": str(used.weights)} for used in self.adapters]
-        return {"prompt": printable(self.prompt, 10_000), "adapters": used}
+        adapters = [
+            {"file": printable(used.path, 4_096), "weights": str(used.weights)}
+            for used in self.adapters
+        ]
+        return {"prompt": printable(self.prompt, 10_000), "adapters": adapters}
 
 
 def read_regions(
@@ -117,7 +121,7 @@ class Cast:
         for used in scene.adapters:
             region = self._regions.get(used.name)
             if region is not None:
-                line += f', Region of {used.name}: "{region.prompt or "masked"}"'
+                line += f", Region of {used.name}: {json.dumps(region.prompt or 'masked')}"
         return line
 
     def close(self) -> None:
