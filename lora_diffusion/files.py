@@ -20,7 +20,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         OSError: the disk is full or not writable; its `filename` is `path`, which is as it was,
             and nothing is left over.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(beside)
@@ -33,6 +33,17 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
             error.filename = str(path)
         beside.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, and what lacks above it, so that it survives a power loss."""
+    missing, above = [], folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
 
 
 def sweep_rests(folder: Path) -> None:

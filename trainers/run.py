@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
-from lora_diffusion.files import sweep_rests, write_text
+from lora_diffusion.files import make_folder, sweep_rests, write_text
 from trainers import checkpoint, control, devices, jobs, resume, setup
 from trainers.batch import Batches
 from trainers.data import buckets, prepare
@@ -103,7 +103,7 @@ def passes(
 
 def _begin(spec: JobSpec, run_dir: RunDir, held: ExitStack, *, resuming: bool, fork: bool) -> Start:
     """Take hold of the run folder, and find where the run begins."""
-    run_dir.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir.path)
     try:
         held.enter_context(FileLock(run_dir.lock_file, timeout=0))
     except Timeout:
