@@ -113,13 +113,14 @@ def _print(found: Analysis) -> None:
             str(len(adapter.layers)),
             f"{adapter.norm:.4g}",
             f"{median(layer.effective_rank for layer in adapter.layers):.1f}",
-            f"{median(factors):.2f}" if factors else "needs --base",
+            f"{median(factors):.2f}" if factors else "-" if found.base else "needs --base",
         )
     console.print(table)
     for adapter in found.adapters:
         shares = sorted(adapter.block_shares().items(), key=lambda item: -item[1])[:5]
         told = ", ".join(f"{block} {share:.0%}" for block, share in shares)
-        console.print(f"{adapter.name} is strongest in: {told}", soft_wrap=True)
+        where = f"is strongest in: {told}" if adapter.norm else "changes nothing"
+        console.print(f"{adapter.name} {where}", soft_wrap=True)
         for note in adapter.notes:
             console.print(f"! {note}", soft_wrap=True)
     for pair in found.pairs:

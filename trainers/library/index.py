@@ -1,8 +1,8 @@
 """The library's index: one SQLite file for a folder of adapters. No torch.
 
 A file is looked at again only where its size or time has changed, and read in full only where its
-bytes have: a copied or renamed file is known by its hash. Each file is committed as it is read, so
-a stopped update loses nothing.
+bytes have: a copied or renamed file is known by its hash. What was read is committed each second
+and when an update is stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from trainers.library.cards import Card, Entry, broken_entry, dressed, make_entr
 VERSION = 1
 _CARDS: TypeAdapter[Card] = TypeAdapter(Card)
 _MAX_FILES = 200_000
+_COMMIT_SECONDS = 1.0
 _RUN_MARK, _CHECKPOINTS = "events.jsonl", "checkpoints"
 _WORD = re.compile(r"\w+")
 _SCHEMA = """
@@ -93,19 +95,25 @@ class Library:
                 row["file"]: row
                 for row in connection.execute("SELECT file, size, changed_ns, beside FROM files")
             }
-            for done, name in enumerate(found):
-                path = self.folder / name
-                try:
-                    stat = path.stat()
-                    now = (stat.st_size, stat.st_mtime_ns, sidecars.stamp(path))
-                except OSError:
-                    continue  # gone since the walk; the next update forgets it
-                old = before.get(name)
-                if old is None or (old["size"], old["changed_ns"], old["beside"]) != now:
-                    was_known = self._look(connection, name, *now)
-                    known, read = known + was_known, read + (not was_known)
-                    connection.commit()
-                on_file(done + 1, len(found), name)
+            committed = time.monotonic()
+            try:
+                for done, name in enumerate(found):
+                    path = self.folder / name
+                    try:
+                        stat = path.stat()
+                        now = (stat.st_size, stat.st_mtime_ns, sidecars.stamp(path))
+                    except OSError:
+                        continue  # gone since the walk; the next update forgets it
+                    old = before.get(name)
+                    if old is None or (old["size"], old["changed_ns"], old["beside"]) != now:
+                        was_known = self._look(connection, name, *now)
+                        known, read = known + was_known, read + (not was_known)
+                    if time.monotonic() - committed > _COMMIT_SECONDS:
+                        connection.commit()
+                        committed = time.monotonic()
+                    on_file(done + 1, len(found), name)
+            finally:
+                connection.commit()
             gone = sorted(before.keys() - set(found))
             for name in gone:
                 _forget(connection, name)
