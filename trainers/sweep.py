@@ -24,6 +24,7 @@ from trainers.stopping import StopSignal
 from trainers.sweep_outcome import SweepOutcome
 from trainers.sweep_ray import train_on_ray
 from trainers.sweep_spec import SWEEP_FILE, Member
+from trainers.team import size_here
 
 
 def sweep(
@@ -107,6 +108,11 @@ _PLACES: Mapping[str, Place] = MappingProxyType({"process": take_turns, "ray": t
 
 def _check(members: Sequence[Member], on: str) -> None:
     """Raise `InputError` unless one base does for all members that take turns."""
+    if size_here() > 1:
+        raise InputError(
+            "A sweep is not split among processes: start it without accelerate launch and "
+            "torchrun. On several GPUs use --sweep_on ray."
+        )
     if on != "process" or len(members) < 2:
         return
     first = members[0].spec.model

@@ -189,6 +189,11 @@ ALONE = Team()
 """A process by itself."""
 
 
+def size_here() -> int:
+    """How many processes this one was started among."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined(stop: StopSignal) -> Iterator[Team]:
     """The team that this process was started in; it leaves at the end.
@@ -196,7 +201,7 @@ def joined(stop: StopSignal) -> Iterator[Team]:
     Raises:
         InputError: the others can't be reached.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = size_here()
     if size == 1:
         yield Team(stop)
         return

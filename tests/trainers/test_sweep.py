@@ -226,3 +226,9 @@ def test_the_command_trains_a_sweep_and_goes_on_with_it(world, tmp_path, capsys)
     assert main([*options, "--sweep", "adapter.rank=2"]) == 2
     assert "error: run rank-2:" in capsys.readouterr().err
     assert main(["--output_dir", str(folder), "--resume"]) == 0
+
+
+def test_a_sweep_is_not_split_among_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with StopSignal() as stop, pytest.raises(InputError, match=r"without accelerate launch"):
+        sweep([], tmp_path, stop)
