@@ -1,9 +1,10 @@
 """Pictures of every tab and state of the studio, light and dark, wide and narrow, to be looked at.
 
     python -m benchmarks.screenshots OUT [--tabs train runs] [--widths 820] [--themes dark]
+    python -m benchmarks.screenshots docs/pictures --runs runs --widths 1280 --themes light
 
-The runs are made up (`tests.ui.made_runs`), so it takes seconds and needs no training; Chromium
-must be installed.
+The runs are made up (`tests.ui.made_runs`), so it takes seconds and needs no training; with --runs
+it is those, and one picture a tab, as the documentation shows them. Chromium must be installed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tests.ui.browser import Watch, open_browser, open_page, open_studio
 from tests.ui.made_runs import every_state, make_waiting
@@ -29,9 +30,13 @@ def main() -> None:
     parser.add_argument("--tabs", nargs="+", choices=_TABS, default=_TABS)
     parser.add_argument("--widths", nargs="+", type=int, default=(1280, 820))
     parser.add_argument("--themes", nargs="+", choices=("light", "dark"), default=("light", "dark"))
+    parser.add_argument("--runs", type=Path, help="runs to show: one picture of each tab")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
+        if options.runs:
+            _of_real_runs(browser, options)
+            return
         empty, full = Path(folder) / "empty", Path(folder) / "full"
         empty.mkdir()
         full.mkdir()
@@ -51,6 +56,22 @@ def main() -> None:
                         context.close()
                         for problem in watch.problems:
                             print(problem)
+
+
+def _of_real_runs(browser: Browser, options: argparse.Namespace) -> None:
+    with open_studio(options.runs) as studio:
+        for width in options.widths:
+            for theme in options.themes:
+                context, page = open_page(
+                    browser, studio, Watch(studio.address), width=width, theme=theme
+                )
+                for tab in options.tabs:
+                    page.get_by_role("tab", name=tab.capitalize(), exact=True).click()
+                    page.wait_for_timeout(2_500)
+                    page.mouse.move(0, 0)
+                    name = f"studio-{tab}" + ("" if theme == "light" else f"-{theme}")
+                    page.screenshot(path=options.out / f"{name}.png", full_page=True)
+                context.close()
 
 
 def _show(page: Page, tab: str, *, empty: bool) -> Iterator[str]:

@@ -103,6 +103,10 @@ def _runs(ask: Ask) -> tuple[Callable[..., Any], ...]:
         """Two to four runs: their curves, newest previews, and the settings that differ."""
         return ask("studio_compare", {"runs": runs})
 
+    def explain_run(run: str) -> Json:
+        """What a run tells: `headline`, `says`, `advice` on what to change next."""
+        return ask("studio_explain", {"run": run})
+
     def run_the_demo() -> Json:
         """Put the demo run in line: `{run}`."""
         return ask("studio_demo", {})
@@ -140,7 +144,7 @@ def _runs(ask: Ask) -> tuple[Callable[..., Any], ...]:
         return ask("studio_unqueue", {"run": run})
 
     return (
-        list_runs, show_run, run_log, run_settings, compare_runs, run_the_demo, pause_run,
-        unpause_run, stop_run, resume_run, save_run_now, sample_run_now, move_waiting,
+        list_runs, show_run, run_log, run_settings, compare_runs, explain_run, run_the_demo,
+        pause_run, unpause_run, stop_run, resume_run, save_run_now, sample_run_now, move_waiting,
         take_out_of_line,
     )  # fmt: skip

@@ -41,7 +41,10 @@ def _findings(path: Path, _written: int) -> tuple[Json, ...]:
     except InputError:
         return ()
     return tuple(
-        {"picture": printable(f.picture, 80), "short": f.short, "text": printable(f.text, 400)}
+        {
+            "picture": printable(f.picture, 80),
+            "text": printable(f.text.removeprefix(f"{f.picture}: "), 400),
+        }
         for f in found[:_MOST]
     )
 

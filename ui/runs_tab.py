@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from lora_diffusion.errors import InputError
+from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import write_text
 from trainers import control, jobs, layering
+from trainers.explain import explain
 from trainers.layering import build_spec, to_toml
 from ui import comparison, run_view
 from ui.answers import answered
@@ -75,7 +76,24 @@ def _looking(context: Context) -> tuple[Callable[[Any], Json], ...]:
         every = [_asked(context, {"run": name}) for name in names or []]
         return comparison.compare(every, context.shelf)
 
-    return studio_poll, studio_log, studio_settings, studio_compare
+    def studio_explain(request: Any) -> Json:
+        """What the run tells: the verdict, its figures, and what to change next."""
+        told = explain(_asked(context, request).run)
+        return {
+            "headline": printable(told.headline, 400),
+            "says": [printable(sentence, 500) for sentence in told.says],
+            "advice": [
+                {
+                    "setting": each.setting,
+                    "before": printable(each.before, 60),
+                    "after": printable(each.after, 60),
+                    "text": printable(each.text, 400),
+                }
+                for each in told.advice
+            ],
+        }
+
+    return studio_poll, studio_log, studio_settings, studio_compare, studio_explain
 
 
 def _steering(context: Context) -> tuple[Callable[[Any], Json], ...]:

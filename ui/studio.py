@@ -11,7 +11,7 @@ from ui.dataset import tab as dataset_tab
 
 _STYLES = ("studio", "train", "dataset", "compose")
 _SCRIPTS = (
-    "studio", "plot", "chart", "rail", "compare", "runs", "fields", "train", "compose",
+    "studio", "plot", "chart", "rail", "compare", "run_parts", "runs", "fields", "train", "compose",
     "compose_sheets", "gallery", "canvas", "dataset_side", "dataset_sheets", "dataset",
 )  # fmt: skip
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.

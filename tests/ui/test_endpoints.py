@@ -112,6 +112,7 @@ def test_runs_are_listed_shown_and_compared(call: Any) -> None:
     assert "Training on cpu" in call("run_log", run="finished")
     assert tomllib.loads(call("run_settings", run="finished"))["schedule"]["steps"] == 8
     assert len(call("compare_runs", runs=["finished", "stopped"])["runs"]) == 2
+    assert call("explain_run", run="finished")["headline"]
     for name in ("show_run", "run_log", "pause_run"):
         with pytest.raises(AppError, match="That run is gone"):
             call(name, run="../finished")

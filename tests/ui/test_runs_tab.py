@@ -13,7 +13,7 @@ from trainers import control, jobs
 from trainers.jobs import RunDir
 from trainers.layering import build_spec
 from trainers.queue import Waiting
-from ui import runs_tab
+from ui import form, runs_tab
 from ui.context import Context
 from ui.runs_tab import server_functions
 
@@ -133,6 +133,14 @@ def test_runs_are_compared(ask: Any, runs: Path) -> None:
     for wrong in ([], ["a"], ["a", "b"] * 3):
         assert "Tick two" in ask("studio_compare", {"runs": wrong})["error"]
     assert "gone" in ask("studio_compare", {"runs": ["a", "../b"]})["error"]
+
+
+def test_what_a_run_tells(ask: Any, every_state: Path) -> None:
+    told = ask("studio_explain", {"run": "finished"})
+    assert told["headline"] and all(each["text"] for each in told["advice"])
+    known = {field.name for field in form.fields()} | {""}
+    assert {each["setting"] for each in told["advice"]} <= known
+    assert "gone" in ask("studio_explain", {"run": "nope"})["error"]
 
 
 def test_a_full_disk_is_a_sentence(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@
       window.Studio.link({ tab: "runs", run: id, step: null });
       if (state.comparing) endComparison();
       mark(id);
-      parts.log.open = parts.settings.open = false;
+      parts.log.open = parts.settings.open = parts.verdict.open = false;
       poll();
     }
     window.Studio.openRun = (id) => {
@@ -180,10 +180,10 @@
           p.validationLegend = h("span", { class: "st-legend", hidden: true }, h("i", { class: "st-dashed" }), "validation"),
           chart.whole),
         chart.node);
-      p.mapBody = h("div", { class: "st-map" });
-      p.map = h("details", { class: "st-card st-details", hidden: true }, h("summary", {}, "Picture by picture"), p.mapBody);
+      p.map = new window.Studio.LossMap();
       p.notes = h("ul", { class: "st-notes", hidden: true });
       p.logText = h("pre", { tabindex: "0" });
+      p.verdict = window.Studio.verdict(ask, () => state.view && state.view.id);
       p.log = details("Log", p.logText, "studio_log");
       p.settingsText = h("pre", { tabindex: "0" });
       p.settings = details("Settings of this run", p.settingsText, "studio_settings");
@@ -191,7 +191,7 @@
         h("div", { class: "st-head" }, h("div", {}, p.title, p.subtitle), p.buttons),
         note, p.note,
         p.progress = h("div", { class: "st-run-progress" }, p.track, h("div", { class: "st-ends" }, p.stepText, p.said, p.leftText)),
-        p.figures, p.chartCard, p.previewCard, p.map, p.notes, p.log, p.settings);
+        p.figures, p.chartCard, p.previewCard, p.verdict, p.map.node, p.notes, p.log, p.settings);
       return p;
     }
 
@@ -225,6 +225,7 @@
       drawNote(view);
       const begun = view.status !== "waiting" && view.status !== "prepared";
       parts.progress.hidden = parts.figures.hidden = parts.log.hidden = !begun;
+      parts.verdict.hidden = !view.step;
       drawProgress(view);
       parts.figures.replaceChildren(...view.figures.map((f) =>
         h("div", {}, h("dt", {}, f.label), h("dd", {}, f.value, f.unit ? h("small", {}, ` ${f.unit}`) : null))));
@@ -232,37 +233,10 @@
       parts.validationLegend.hidden = !view.validation.length;
       drawChart();
       drawPreviews();
-      drawMap(view.loss_map);
+      parts.map.show(view.loss_map);
       parts.notes.hidden = !view.notes.length;
       parts.notes.replaceChildren(...view.notes.map((text) => h("li", {}, text)));
       mark(view.id);
-    }
-
-    // What can be done with a run, by its state; the first is what one most likely wants.
-    function actions(view) {
-      const steer = (label, name, more) => ({ label, run: () => steering(name, more) });
-      const train = (label, edit) => ({ label, run: () => window.Studio.trainLike(view.id, edit) });
-      const stop = { label: "Stop", kind: "st-stop", run: askToStop };
-      switch (view.status) {
-        case "running":
-          return view.phase && !view.step ? [stop]
-            : [steer("Pause", "studio_pause"), steer("Sample now", "studio_sample"), steer("Save now", "studio_save"), stop];
-        case "paused":
-          return [{ ...steer("Resume", "studio_unpause"), kind: "st-primary" }, steer("Sample now", "studio_sample"), steer("Save now", "studio_save"), stop];
-        case "waiting":
-          return [train("Edit", true), train("Duplicate", false), steer("Take out of line", "studio_unqueue")];
-        case "prepared":
-          return [{ ...steer("Start", "studio_resume"), kind: "st-primary" }, train("Edit", true), train("Duplicate", false)];
-        case "finished":
-          return [
-            { label: "Try in Compose", kind: "st-primary", run: () => window.Studio.composeAdd(`run/${view.id}`) },
-            { download: exported() }, train("Duplicate", false)];
-        default:
-          return [
-            ...(view.short_of_memory ? [{ ...steer("Resume with less memory", "studio_resume", { less_memory: true }), kind: "st-primary" }] : []),
-            { ...steer("Resume", "studio_resume"), kind: view.short_of_memory ? "" : "st-primary" },
-            train(view.status === "failed" ? "Edit" : "Duplicate", false)];
-      }
     }
 
     // The adapter that Export gives: of the chosen step, else of the best one, else the last.
@@ -277,7 +251,7 @@
       const wanted = JSON.stringify([view.id, view.status, Boolean(view.phase && !view.step), view.short_of_memory, download]);
       if (parts.buttons.dataset.shown === wanted) return;
       parts.buttons.dataset.shown = wanted;
-      parts.buttons.replaceChildren(...actions(view).map((action) => {
+      parts.buttons.replaceChildren(...window.Studio.runActions(view, steering, askToStop, exported).map((action) => {
         if (!("download" in action)) {
           return h("button", { class: `st-button ${action.kind || ""}`, type: "button", onclick: action.run }, action.label);
         }
@@ -349,22 +323,6 @@
         previews: view.previews, total: view.total,
         chosen: shown ? shown.step : null, live: view.status === "running",
       });
-    }
-
-    // What single pictures of the dataset do: which stand out, and the map of all.
-    function drawMap(map) {
-      parts.map.hidden = !map;
-      if (!map) return;
-      const wanted = JSON.stringify(map);
-      if (parts.mapBody.dataset.shown === wanted) return;
-      parts.mapBody.dataset.shown = wanted;
-      const none = "No picture stands out: captions fit, and none is memorised more than the others.";
-      parts.mapBody.replaceChildren(
-        h("p", { class: "st-muted" }, `Measured at step ${number(map.step)}. `, map.leak),
-        map.findings.length
-          ? h("ul", { class: "st-findings" }, map.findings.map((f) => h("li", {}, h("b", {}, f.picture), ` ${f.short}. `, h("span", { class: "st-muted" }, f.text))))
-          : h("p", {}, none),
-        map.url ? h("img", { src: map.url, alt: `Loss by picture and timestep at step ${map.step}`, loading: "lazy" }) : "");
     }
 
     // ---- previews ----

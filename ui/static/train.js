@@ -11,8 +11,8 @@
     window.Studio.openTab("train");
     use(await mounted);
   };
-  // Settings of a run, for a new one, or (`edit`) to change a waiting one.
-  window.Studio.trainLike = (run, edit) => onForm((form) => form.like(run, edit));
+  // Settings of a run, for a new one, or (`edit`) to change a waiting one; `changes` on top.
+  window.Studio.trainLike = (run, edit, changes) => onForm((form) => form.like(run, edit, changes));
   window.Studio.trainOnOwn = () => onForm((form) => form.onOwn());
   window.Studio.trainOn = (folder) => onForm((form) => form.on(folder));
 
@@ -344,8 +344,10 @@
     take(schema.values, schema.preset);
 
     // ---- what other tabs ask for ----
-    async function like(run, edit) {
+    async function like(run, edit, changes = {}) {
       if (!(await load({ run }))) return;
+      Object.assign(state.values, changes);
+      showValues();
       state.edit = edit ? run : null;
       editing.hidden = !edit;
       editing.replaceChildren("You are changing the waiting run ", h("b", {}, run), ". ",
