@@ -8,11 +8,13 @@ from ui import endpoints, runs_tab, train_tab
 from ui.compose import tab as compose_tab
 from ui.context import Context
 from ui.dataset import tab as dataset_tab
+from ui.tools import tab as tools_tab
 
-_STYLES = ("studio", "train", "dataset", "compose")
+_STYLES = ("studio", "train", "dataset", "compose", "tools")
 _SCRIPTS = (
     "studio", "plot", "chart", "rail", "compare", "run_parts", "runs", "fields", "train", "compose",
     "compose_sheets", "gallery", "canvas", "dataset_side", "dataset_sheets", "dataset",
+    "tools",
 )  # fmt: skip
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
 HEAD = "".join(
@@ -71,5 +73,9 @@ def build(context: Context) -> gr.Blocks:
                 runs_tab.build(context)
             with gr.Tab("Compose", id="compose"):
                 compose_tab.build(context)
+            with gr.Tab("Tools", id="tools"):
+                tools_tab.build_tools(context)
+            with gr.Tab("Settings", id="settings"):
+                tools_tab.build_settings(context)
         endpoints.build(context)
     return page

@@ -34,6 +34,7 @@ _STEP_PX = 64
 # New pictures that are examined while the page waits: so many, of so many bytes in all.
 _AT_ONCE = 40
 _BYTES_AT_ONCE = 8_000_000
+_MANY = 500  # pictures from which on findings are renewed while the page goes on
 _SETTINGS = "dataset.json"
 
 
@@ -120,6 +121,7 @@ class OpenFolder:
         self._index_folder = index_folder or default_folder()
         self._lock = threading.RLock()
         self._version = 0
+        self._standing: Sequence[Problem] = ()
         self.snapshot: Snapshot
         self._publish(scan.find_all(self.data), None)
         self._examine_few()
@@ -156,14 +158,18 @@ class OpenFolder:
                 found = scan.find_all(self.data)
             except InputError:  # its last picture was taken out, or the folder itself
                 found = Found()
-            self._publish(found, None)
+            self._publish(found, None, self._standing)
             self._examine_few()
 
+    def few_unseen(self) -> bool:
+        """Whether the doctor knows all pictures, or those new to it are few and small."""
+        stats = self.snapshot.found.stats
+        known = Index(self._index_folder, [self.path]).read(stats)
+        unseen = [stat.size_bytes for name, stat in stats.items() if name not in known]
+        return len(unseen) <= _AT_ONCE and sum(unseen) <= _BYTES_AT_ONCE
+
     def _examine_few(self) -> None:
-        found = self.snapshot.found
-        known = Index(self._index_folder, [self.path]).read(found.stats)
-        unseen = [stat.size_bytes for name, stat in found.stats.items() if name not in known]
-        if found.pictures and len(unseen) <= _AT_ONCE and sum(unseen) <= _BYTES_AT_ONCE:
+        if 0 < len(self.snapshot.pictures) < _MANY and self.few_unseen():
             self.examine()
 
     def examine(self) -> None:
@@ -176,11 +182,19 @@ class OpenFolder:
             index_folder=self._index_folder,
         )
         with self._lock:
-            found = Found(report.pictures, report.problems, {}, dict(report.origins))
+            stats = self.snapshot.found.stats
+            found = Found(report.pictures, report.problems, stats, dict(report.origins))
+            self._standing = report.problems
             self._publish(found, report)
 
-    def _publish(self, found: Found, report: Report | None) -> None:
+    def _publish(
+        self, found: Found, report: Report | None, standing: Sequence[Problem] = ()
+    ) -> None:
+        """Show what was found; `standing` is what was wrong before, until the doctor has looked."""
         self._version += 1
+        if standing and report is None:
+            here = found.origins.keys() | {o.captions_from for o in found.origins.values()} | {""}
+            found.problems[:] = [each for each in standing if each.file in here]
         pictures = {picture.name: picture for picture in found.pictures}
         sources = {o.captions_from: name for name, o in found.origins.items() if o.captions_from}
         problems: dict[str, list[Problem]] = {}

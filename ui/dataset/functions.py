@@ -115,7 +115,6 @@ def functions(context: Context, opening: Opening) -> list[Callable[[Any], Json]]
         if not steps:
             raise InputError("Nothing can be put back: files of these names are in the folder.")
         opened.folder.change(f"Put back {words.counted(len(steps), 'file')}", steps)
-        opened.looking.begin()
         return _told(opened)
 
     def dataset_crop(request: Any) -> Json:
@@ -300,6 +299,7 @@ def functions(context: Context, opening: Opening) -> list[Callable[[Any], Json]]
 
 
 def _told(opened: Opened) -> Json:
+    opened.looking.begin()
     return cards.summary(opened.folder) | {
         "data": opened.key,
         "looking": opened.looking.told(),

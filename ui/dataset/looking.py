@@ -46,6 +46,7 @@ class Looking:
         self._lock = threading.Lock()
         self._task: Task | None = None
         self._thread: threading.Thread | None = None
+        self._is_quiet = False
         self.error = ""
 
     def begin(self) -> None:
@@ -59,13 +60,17 @@ class Looking:
                 self._thread.start()
 
     def told(self) -> dict[str, Any] | None:
-        """How far the look is; None where it is over."""
+        """How far the look is, and whether it is too short for words; None where it is over."""
         if self._thread is None or not self._thread.is_alive():
             return None
-        return {"share": self._task.share if self._task else None}
+        return {"share": self._task.share if self._task else None, "quiet": self._is_quiet}
 
     def _look(self) -> None:
+        self._task, self._is_quiet = None, self._opened.few_unseen()
         try:
+            if self._is_quiet:
+                self._opened.examine()
+                return
             verb = ["doctor", str(self._opened.path), "--json"]
             self._task = self._tasks.start("Looking at the pictures", verb)
             while self._task.state == "running":

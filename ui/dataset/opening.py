@@ -102,7 +102,6 @@ class Opening:
             title = f"Added {words.counted(taken.pictures, 'picture')}"
             if opened:
                 opened.folder.change(title, taken.moves)
-                opened.looking.begin()
                 return opened, taken
             Changes(folder).make(title, taken.moves)
             return self._opened(folder), taken
@@ -146,7 +145,6 @@ class Opening:
             else:
                 found.folder.refresh()
             self._open.move_to_end(picked)
-        found.looking.begin()
         return found
 
     def _fresh(self, name: str) -> Path:

@@ -230,7 +230,7 @@
       if (uploads) return;
       const now = work
         ? { text: `Captioning · ${work.text}`, share: work.share, cancel: cancelCaptions }
-        : answer.looking ? { text: "Looking at every picture once", share: answer.looking.share, cancel: null } : null;
+        : answer.looking && !answer.looking.quiet ? { text: "Looking at every picture once", share: answer.looking.share, cancel: null } : null;
       showBusy(now);
     }
 

@@ -99,8 +99,11 @@
     }
     document.documentElement.style.colorScheme = dark ? "dark" : "light";
   };
-  Studio.switchTheme = () => {
-    localStorage.setItem("studio-theme", wanted() === "dark" ? "light" : "dark");
+  Studio.switchTheme = () => Studio.chooseTheme(wanted() === "dark" ? "light" : "dark");
+  // "light", "dark", or nothing: as the system.
+  Studio.chooseTheme = (theme) => {
+    if (theme) localStorage.setItem("studio-theme", theme);
+    else localStorage.removeItem("studio-theme");
     applyTheme();
     window.dispatchEvent(new Event("studio-theme"));
   };

@@ -1,0 +1,1 @@
+"""The Tools and Settings tabs."""
