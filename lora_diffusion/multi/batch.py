@@ -29,7 +29,7 @@ Mix = Sequence[tuple[str, Weights]]  # the adapters of one sample, by name
 
 _TEXT = tuple(part for part in PARTS if part != UNET)
 # Where starting a kernel costs more than padding: there the rows are computed in few products.
-_PADDED_ON = ("cuda", "xpu")
+PADDED_ON = ("cuda", "xpu")
 
 
 class PerSample:
@@ -121,8 +121,8 @@ class Shown:
         try:
             for key, uses in self._uses().items():
                 layer = self._layers[key]
-                products = padded if layer.own_weight.device.type in _PADDED_ON else segments
-                hook = _hook(products(uses, count), layer.own_weight, count)
+                updates = products_on(layer.own_weight)(uses, count)
+                hook = hook_of(updates, layer.own_weight, count)
                 self._hooks.append(layer.module.register_forward_hook(hook))
         except BaseException:  # no memory for padded factors: leave nothing behind
             self.close()
@@ -149,9 +149,21 @@ class Shown:
         return {key: of_layer for key, of_layer in uses.items() if of_layer}
 
 
-def _hook(
+def products_on(weight: Tensor) -> Callable[[Sequence[Use], int], list[Update]]:
+    """The way to compute updates that suits the device of a layer's weight."""
+    return padded if weight.device.type in PADDED_ON else segments
+
+
+def hook_of(
     updates: Sequence[Update], weight: Tensor, count: int
 ) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor]:
+    """A forward hook of a base layer that adds `updates` to its output.
+
+    Args:
+        weight: the layer's own W0.
+        count: samples of a batch, whose rows come in turns.
+    """
+
     def add(_module: nn.Module, inputs: tuple[Any, ...], y: Any) -> Tensor:
         x: Tensor = inputs[0]
         if len(x) % count:

@@ -81,7 +81,7 @@ MIXES = [
 @pytest.mark.parametrize("turns", [1, 2], ids=["plain", "guided"])
 def test_mixed_batch_equals_one_by_one(base, files, per_sample, monkeypatch, way, turns):
     if way == "padded":  # what a GPU takes
-        monkeypatch.setattr(batch, "_PADDED_ON", ("cpu",))
+        monkeypatch.setattr(batch, "PADDED_ON", ("cpu",))
     rows = inputs(turns * len(MIXES))
     before = state_bytes(base[UNET])
     plain = unet(base, *rows)
