@@ -151,24 +151,32 @@ def forward_of(unet: Any) -> Callable[[], object]:
     return run
 
 
-def paired(one: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:
-    """time(one) / time(other) of neighbours, after a warm-up; which goes first alternates."""
-    one(), other()
-    ratios = []
-    for index in range(pairs):
-        if index % 2:
-            below, above = seconds(other), seconds(one)
-        else:
-            above, below = seconds(one), seconds(other)
-        ratios.append(above / below)
-    return ratios
-
-
 def seconds(call: Callable[[], object]) -> float:
     """Wall time of one call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def paired(
+    one: Callable[[], object],
+    other: Callable[[], object],
+    pairs: int,
+    clock: Callable[[Callable[[], object]], float] = seconds,
+) -> list[float]:
+    """time(one) / time(other) of neighbours, after a warm-up; which goes first alternates.
+
+    clock: what times a call; wall time if it is left out.
+    """
+    one(), other()
+    ratios = []
+    for index in range(pairs):
+        if index % 2:
+            below, above = clock(other), clock(one)
+        else:
+            above, below = clock(one), clock(other)
+        ratios.append(above / below)
+    return ratios
 
 
 if __name__ == "__main__":

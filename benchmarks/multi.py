@@ -4,10 +4,11 @@
         [--way segments|padded]
 
 On the true SD1.5 UNet with random weights, or one of a fifth of its width, adapters of rank 8 on
-the attention, one for each sample. A batch of n samples under guidance is timed next to the same batch without adapters, turn
-by turn, and the median of the ratios is printed with its quartiles; beside it the n samples one by
-one, each with its adapter switched on. Then what a switch takes, from the device, from RAM and
-from disk; and what training four adapters takes, in one forward pass or by turns.
+the attention, one for each sample. A batch of n samples under guidance is timed next to the same
+batch without adapters, turn by turn, and the median of the ratios is printed with its quartiles;
+beside it the n samples one by one, each with its adapter switched on. Ratios are of CPU time, which
+other programs on the machine move less than wall time. Then what a switch takes, from the device,
+from RAM and from disk; and what training four adapters takes, in one forward pass or by turns.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import platform
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -55,8 +57,9 @@ def main() -> None:
     if options.way:
         batch.PADDED_ON = ("cpu",) if options.way == "padded" else ()
     print(
-        f"{options.unet} UNet, random weights, fp32, rank {RANK} on attention; {platform.machine()}, "
-        f"{options.threads} thread(s), torch {torch.__version__}, {date.today()}"
+        f"{options.unet} UNet, random weights, fp32, rank {RANK} on attention; "
+        f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}, "
+        f"{date.today()}"
     )
     with tempfile.TemporaryDirectory() as folder:
         unet = true_unet() if options.unet == "sd15" else small_unet().eval()
@@ -87,7 +90,7 @@ def time_batches(unet: Any, paths: list[Path], most: int, pairs: int) -> None:
     """Batches of 1 to `most` samples with an adapter each."""
     pages = pages_for(unet, paths, most, 1 << 33)
     per_sample = PerSample({UNET: unet}, pages)
-    print(f"\n{'samples':>7}  one batch / base       one by one / base      samples/s  adapters")
+    print(f"\n{'samples':>7}  one batch / base       one by one / base  samples/CPU s  adapters")
     for count in (n for n in COUNTS if n <= most):
         mixes = [mix_of(number) for number in range(count)]
         base = forward_of(unet, count)
@@ -104,9 +107,8 @@ def time_batches(unet: Any, paths: list[Path], most: int, pairs: int) -> None:
 
         few = pairs if count <= 16 else max(2, pairs // 2)
         print(
-            f"{count:>7}  {quartiles(paired(together, base, few))}  "
-            f"{quartiles(paired(one_by_one, base, few))}  {count / seconds(together):>9.2f}  "
-            f"{pages.device_bytes / 1e6:.0f} MB"
+            f"{count:>7}  {compared(together, base, few)}  {compared(one_by_one, base, few)}  "
+            f"{count / cpu_seconds(together):>13.2f}  {pages.device_bytes / 1e6:>5.0f} MB"
         )
 
 
@@ -175,7 +177,7 @@ def compare_training(pairs: int) -> None:
             hook.remove()
         return torch.zeros(())
 
-    ratio = quartiles(paired(in_one_pass, by_turns, pairs))
+    ratio = compared(in_one_pass, by_turns, pairs)
     turn = saved_bytes(by_turns, unet) / TRAINED  # all turns are alike, each frees what it saved
     print(
         f"\ntraining {TRAINED} adapters, UNet of 35 M parameters, batch 1 each: one pass takes "
@@ -197,7 +199,16 @@ def forward_of(unet: Any, samples: int) -> Callable[[], object]:
     return run
 
 
-def quartiles(ratios: list[float]) -> str:
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """CPU time of one call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def compared(one: Callable[[], object], other: Callable[[], object], pairs: int) -> str:
+    """The ratio of their CPU times: median and quartiles."""
+    ratios = paired(one, other, pairs, cpu_seconds)
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 

@@ -35,7 +35,14 @@ from lora_diffusion.formats import load_adapter
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.raw import scan_finite
 from lora_diffusion.formats.reading import lay_out_opened, open_adapter
-from lora_diffusion.generate import EncodedPrompts, PictureSpec, StepCallback, draw, encode
+from lora_diffusion.generate import (
+    BATCH_SIZE,
+    EncodedPrompts,
+    PictureSpec,
+    StepCallback,
+    draw,
+    encode,
+)
 from lora_diffusion.injection import AdapterHandle, Parts, adaptable_shapes, attach, check_fits
 from lora_diffusion.keys import PARTS, UNET, LayerKey
 
@@ -156,12 +163,14 @@ class Composition:
         *,
         encoded: EncodedPrompts | None = None,
         on_step: StepCallback | None = None,
+        at_once: int = BATCH_SIZE,
     ) -> list[Image.Image]:
         """Draw `pictures` with these adapters; see `generate.draw`."""
         try:
             return draw(
-                self._whole_base(), pictures, encoded=encoded, conductor=self, on_step=on_step
-            )
+                self._whole_base(), pictures, encoded=encoded, conductor=self, on_step=on_step,
+                at_once=at_once,
+            )  # fmt: skip
         finally:
             self._go_to(0.0)
 

@@ -152,3 +152,57 @@ def test_a_weight_that_is_none_is_told_with_its_file(tmp_path, capsys):
 )
 def test_file_and_weight(text, path, weight):
     assert Weighted.parse(text) == Weighted(Path(path), Weights(weight))
+
+
+@pytest.fixture(scope="module")
+def loras(adapter, tmp_path_factory) -> Path:
+    """A folder of two adapters."""
+    folder = tmp_path_factory.mktemp("loras")
+    (folder / "mine.safetensors").write_bytes(adapter.read_bytes())
+    base = load_base("bundled:demo_base")
+    handle = inject({"unet": base.unet}, AdapterConfig(kind="loha", rank=2))
+    fill(handle, 5, spread=0.3)
+    handle.save(folder / "ink.safetensors")
+    return folder
+
+
+def test_a_batch_of_prompts_with_adapters_of_their_own(tmp_path, capsys, loras):
+    prompts = [
+        "a red circle <lora:mine:0.7>",
+        "a star <lora:ink:-0.5> <lora:mine:0.2>",
+        "a red circle",
+        "a star <lora:ink:1>",
+    ]
+    batch = tmp_path / "prompts.txt"
+    batch.write_text("# four\n" + "\n\n".join(prompts) + "\n")
+    argv = ["generate", *QUICK, "--lora-folder", str(loras), "--json"]
+
+    def drawn(out: str, *words: str) -> list[str]:
+        assert main([*argv, "--out", str(tmp_path / out), *words]) == 0
+        files: list[str] = json.loads(capsys.readouterr().out)["files"]
+        return files
+
+    together = drawn("together", "--batch", str(batch), "--at-once", "3", "--count", "2")
+    assert len(together) == 8
+    for number, prompt in enumerate(prompts):
+        alone = drawn(f"alone{number}", "--prompt", prompt, "--count", "2")
+        for one, other in zip(together[2 * number : 2 * number + 2], alone, strict=True):
+            assert np.abs(pixels(one) - pixels(other)).max() <= 1
+            with Image.open(one) as image, Image.open(other) as wanted:
+                assert image.text == wanted.text
+    assert np.abs(pixels(together[0]) - pixels(together[4])).max() > 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Give --prompt or --batch"),
+        (["--batch", "nothing.txt"], "nothing.txt: can't be read"),
+        (["--batch", __file__, "--at-once", "0"], "--at-once must be at least 1"),
+        (["--prompt", "a <lora:mine>", "--prompt", "b", "--adapter-memory", "0.00001"], "budget"),
+    ],
+)
+def test_batches_that_can_not_be_drawn_are_one_line(tmp_path, capsys, loras, words, message):
+    argv = ["generate", *QUICK, "--lora-folder", str(loras), "--out", str(tmp_path), *words]
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -7,8 +7,6 @@ import json
 import re
 import sys
 from contextlib import closing
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
@@ -50,7 +48,23 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="what the prompt is where that adapter's mask is white; may be repeated",
     )
     parser.add_argument(
-        "--prompt", required=True, action="append", help="may name adapters; may be repeated"
+        "--prompt", action="append", default=[], help="may name adapters; may be repeated"
+    )
+    parser.add_argument(
+        "--batch",
+        metavar="FILE",
+        type=Path,
+        help="text file with a prompt a line; pictures with different adapters share batches",
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=4, help="most pictures in one batch (default 4)"
+    )
+    parser.add_argument(
+        "--adapter-memory",
+        metavar="GB",
+        type=float,
+        default=2.0,
+        help="most memory for adapters that take turns on the device (default 2)",
     )
     parser.add_argument("--negative", default="", help="what not to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
@@ -67,44 +81,53 @@ def _run(arguments: argparse.Namespace) -> int:
     from lora_diffusion.families.schedulers import SAMPLERS
     from lora_diffusion.formats.reading import open_adapter
     from lora_diffusion.generate import PictureSpec, save_png
-    from trainers.cli.scenes import Cast, Scene, read_regions
+    from trainers.cli.mixed_scenes import MixedCast, read_batch
+    from trainers.cli.scenes import Cast, Parameters, Scene, read_regions
 
     if arguments.sampler not in SAMPLERS:
         raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}.")
-    if arguments.count < 1 or arguments.steps < 1:
-        raise InputError("--count and --steps must be at least 1.")
-    scenes = [
-        Scene.read(prompt, arguments.adapter, arguments.lora_folder) for prompt in arguments.prompt
-    ]
+    if min(arguments.count, arguments.steps, arguments.at_once) < 1:
+        raise InputError("--count, --steps and --at-once must be at least 1.")
+    prompts = [*arguments.prompt, *(read_batch(arguments.batch) if arguments.batch else [])]
+    if not prompts:
+        raise InputError("There is nothing to draw. Give --prompt or --batch.")
+    scenes = [Scene.read(prompt, arguments.adapter, arguments.lora_folder) for prompt in prompts]
     regions = read_regions(arguments.adapter_mask, arguments.region_prompt, scenes)
     for path in dict.fromkeys(used.path for scene in scenes for used in scene.adapters):
         open_adapter(path)  # is it one? The base takes long to load
     base = open_base(arguments)
     width, height = size_of(arguments.size) or (base.native_size_px, base.native_size_px)
+    together = [(scene, index) for scene in scenes for index in range(arguments.count)]
+    pictures = [
+        PictureSpec(
+            prompt=scene.prompt,
+            negative=arguments.negative,
+            seed=arguments.seed + index,
+            sampling_steps=arguments.steps,
+            cfg=arguments.cfg,
+            width_px=width,
+            height_px=height,
+            sampler=arguments.sampler,
+        )
+        for scene, index in together
+    ]
+    of_pictures = [scene for scene, _ in together]
+    one_mix = all(scene.adapters == scenes[0].adapters for scene in scenes)
+    # masks want their adapters on the base; and where there is one mix, no row needs its own
+    if regions or one_mix:
+        with closing(Cast(base, scenes, regions)) as cast:
+            images = cast.draw(of_pictures, pictures, _progress, arguments.at_once)
+    else:
+        mixed = MixedCast(base, scenes, int(arguments.adapter_memory * 1e9))
+        images = mixed.draw(of_pictures, pictures, _progress, arguments.at_once)
+    parameters = Parameters(regions)
     files: list[str] = []
-    with closing(Cast(base, scenes, regions)) as cast:
-        # prompts in a row with the same adapters are drawn in batches
-        for _, group in groupby(scenes, key=lambda scene: scene.adapters):
-            together = [(scene, index) for scene in group for index in range(arguments.count)]
-            pictures = [
-                PictureSpec(
-                    prompt=scene.prompt,
-                    negative=arguments.negative,
-                    seed=arguments.seed + index,
-                    sampling_steps=arguments.steps,
-                    cfg=arguments.cfg,
-                    width_px=width,
-                    height_px=height,
-                    sampler=arguments.sampler,
-                )
-                for scene, index in together
-            ]
-            on_step = partial(_progress, len(files), len(pictures), len(scenes) * arguments.count)
-            images = cast.draw(together[0][0], pictures, on_step)
-            for (scene, _), picture, image in zip(together, pictures, images, strict=True):
-                path = arguments.out / f"{len(files):03d}-{_slug(scene.prompt)}-{picture.seed}.png"
-                save_png(image, path, cast.parameters(scene, picture))
-                files.append(str(path))
+    for number, (scene, picture, image) in enumerate(
+        zip(of_pictures, pictures, images, strict=True)
+    ):
+        path = arguments.out / f"{number:03d}-{_slug(scene.prompt)}-{picture.seed}.png"
+        save_png(image, path, parameters.of(scene, picture))
+        files.append(str(path))
     print(file=sys.stderr)
     told = {"files": files, "adapters": [scene.as_json() for scene in scenes]}
     print(json.dumps(told, indent=2) if arguments.json else "\n".join(files))
@@ -125,9 +148,8 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _progress(before: int, pictures: int, of_all: int, done: int, total: int) -> None:
-    percent = 100 * (before * total + done * pictures) // (of_all * total)
-    print(f"\rdrawing {percent}%", end="", file=sys.stderr, flush=True)
+def _progress(done: int, total: int) -> None:
+    print(f"\rdrawing {100 * done // total}%", end="", file=sys.stderr, flush=True)
 
 
 def _slug(prompt: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -83,8 +84,6 @@ class Cast:
     def __init__(
         self, base: DiffusionBase, scenes: Sequence[Scene], regions: Mapping[str, Region]
     ) -> None:
-        self._regions = regions
-        self._hashes: dict[Path, str] = {}
         # A scene may use a file twice; its numbers add up.
         places = [place for scene in scenes for place in _places(scene)]
         self._composition: Composition = compose(base)
@@ -100,15 +99,51 @@ class Cast:
             raise
 
     def draw(
-        self, scene: Scene, pictures: Sequence[PictureSpec], on_step: StepCallback
+        self,
+        scenes: Sequence[Scene],
+        pictures: Sequence[PictureSpec],
+        on_step: StepCallback,
+        at_once: int,
     ) -> list[Image.Image]:
-        """Draw `pictures` with the adapters of `scene`."""
+        """Draw each picture with the adapters of its scene; neighbours of one mix in batches."""
+        images: list[Image.Image] = []
+        total = sum(picture.sampling_steps for picture in pictures)
+        pairs = list(zip(scenes, pictures, strict=True))
+        for _, group in groupby(pairs, key=lambda pair: pair[0].adapters):
+            members = list(group)
+            before = sum(picture.sampling_steps for picture in pictures[: len(images)])
+
+            def report(step: int, _of_group: int, before: int = before) -> None:
+                on_step(before + step, total)
+
+            self._weigh(members[0][0])
+            images += self._composition.draw(
+                [picture for _, picture in members], on_step=report, at_once=at_once
+            )
+        return images
+
+    def close(self) -> None:
+        """Take the adapters off the base."""
+        self._composition.close()
+
+    def _weigh(self, scene: Scene) -> None:
         wanted = {self._members[place]: used.weights for place, used in _places(scene)}
         for name in self._composition.names:
             self._composition.set_weights(name, wanted.get(name, Weights(0.0)))
-        return self._composition.draw(pictures, on_step=on_step)
 
-    def parameters(self, scene: Scene, picture: PictureSpec) -> str:
+
+class Parameters:
+    """What pictures tell of how they were drawn.
+
+    Args:
+        regions: by the name of the adapter that acts there.
+    """
+
+    def __init__(self, regions: Mapping[str, Region]) -> None:
+        self._regions = regions
+        self._hashes: dict[Path, str] = {}
+
+    def of(self, scene: Scene, picture: PictureSpec) -> str:
         """A1111's line of parameters, with the adapters where it looks for them.
 
         The tags stand in the prompt, the files' hashes at the end.
@@ -123,10 +158,6 @@ class Cast:
             if region is not None:
                 line += f", Region of {used.name}: {json.dumps(region.prompt or 'masked')}"
         return line
-
-    def close(self) -> None:
-        """Take the adapters off the base."""
-        self._composition.close()
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:
