@@ -19,6 +19,7 @@ from ui.shelf import Shelf
 
 THUMBNAIL_PX = 160
 PREVIEW_PX = 768
+SHEET_PX = 4_096
 _LOG_BYTES = 60_000
 _LOG_LINES = 400
 _RESUMABLE = frozenset({"stopped", "interrupted", "failed"})
@@ -73,6 +74,7 @@ def view(follower: Follower, shelf: Shelf, waiting_for: str | None = None) -> Js
         "loss_map": loss_maps.shown(run, progress, shelf),
         "best_step": progress.best_step,
         "previews": _previews(run, progress, shelf),
+        "contact_sheet": shelf.picture(run.contact_sheet, SHEET_PX),
         "next_preview": _next_preview(progress, spec) if status == "running" else None,
         "exports": _exports(run, progress, spec, shelf, final=status == "finished"),
         "notes": [printable(note, 400) for note in progress.notes[-5:]],

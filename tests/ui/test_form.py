@@ -41,7 +41,7 @@ def test_form_to_toml_to_form_is_identical(generated: list[JobSpec]) -> None:
 def test_toml_to_command_line_is_the_same_spec(generated: list[JobSpec]) -> None:
     for spec in generated:
         read = build_spec([tomllib.loads(to_toml(spec))])
-        assert parse([*to_argv(read), "--output_dir", "x"]).spec == spec
+        assert parse([*to_argv(read), "--output_dir", "x"]).runs[0].spec == spec
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -116,13 +116,13 @@ def test_the_copied_command_gives_the_same_settings(texts: Texts, tmp_path: Path
     }
     words = shlex.split(simple_form.command(simple_form.to_spec(changed), DEMO_PRESET))
     assert words[:3] == ["python", "-m", "trainers.dreambooth_lora"]
-    assert parse(words[3:]).spec == simple_form.to_spec(changed)
+    assert parse(words[3:]).runs[0].spec == simple_form.to_spec(changed)
 
 
 def test_the_copied_command_is_short_where_the_preset_says_the_rest(texts: Texts) -> None:
     spec = simple_form.to_spec({**texts, "schedule.steps": "30"})
     words = shlex.split(simple_form.command(spec, DEMO_PRESET, "/elsewhere/runs"))
-    assert parse(words[3:]).spec == spec
+    assert parse(words[3:]).runs[0].spec == spec
     assert "--preset" in words and len(words) < 20
     assert words[words.index("--output_dir") + 1].startswith("/elsewhere/runs/")
 
@@ -137,7 +137,7 @@ def test_a_command_that_takes_something_back_says_it_all(
     spec = simple_form.to_spec(changed)
     words = shlex.split(simple_form.command(spec, DEMO_PRESET))
     assert "--preset" not in words
-    assert parse(words[3:]).spec == spec
+    assert parse(words[3:]).runs[0].spec == spec
 
 
 def test_paths_are_stored_in_full(

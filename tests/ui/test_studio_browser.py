@@ -331,7 +331,10 @@ def test_a_page_of_another_site_can_do_nothing(browser: Browser, runs: Path) -> 
               form.action = `${target}/gradio_api/call/run_the_demo`;
               form.method = "post";
               form.enctype = "text/plain";
-              form.innerHTML = '<input name=\'{"data":[],"x":"\' value=\'"}\'>';
+              const field = document.createElement("input");
+              field.name = JSON.stringify({ data: [] }).slice(0, -1) + ',"x":"';
+              field.value = '"}'; // name=value is JSON, as the browser sends it
+              form.append(field);
               document.body.append(form);
               form.submit();
             }""",

@@ -170,6 +170,7 @@
       p.previewCard = h("section", { class: "st-card" },
         h("div", { class: "st-card-head" },
           h("h2", {}, "Previews"), p.previewTitle,
+          p.sheet = h("a", { class: "st-link", hidden: true }, "Save as one picture"),
           h("span", { class: "st-keys", "aria-hidden": "true" }, h("kbd", {}, "←"), h("kbd", {}, "→"), " step ", h("kbd", {}, "B"), " hold for before")),
         p.pictures, p.strip);
       p.chartCard = h("section", { class: "st-card" },
@@ -346,6 +347,11 @@
         image.alt = `${words}: ${picture.prompt}`;
         setText(figure.querySelector("figcaption"), picture.prompt);
       });
+      parts.sheet.hidden = !view.contact_sheet;
+      if (view.contact_sheet) {
+        parts.sheet.href = view.contact_sheet;
+        parts.sheet.download = `${view.id}.png`;
+      }
       drawStrip(view, shown);
     }
 
