@@ -53,6 +53,7 @@ class Team:
     ) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._stop = stop
+        self._is_over = False  # one has left, and nobody waits any more
 
     @property
     def is_main(self) -> bool:
@@ -144,12 +145,14 @@ class Team:
         except RuntimeError as error:
             if leaves:
                 raise
+            self._is_over = True
             if self.is_main:
                 raise InputError(_ENDED) from error
             raise Left(2) from None
         left, number, *highest = state.tolist()
         if number and self._stop and self._stop.requested is None:
             self._stop.requested = signal.Signals(number)
+        self._is_over = bool(left)
         if left and not leaves:
             self._end_with(self._gather(None))
         return highest[0], highest[1], highest[2]
@@ -166,8 +169,8 @@ class Team:
         raise RuntimeError(f"in another process: {text}") if is_defect else InputError(text)
 
     def _leave(self, reason: tuple[str, bool] | None) -> bool:
-        """Come to where the others wait with a reason; whether they are there."""
-        if self.size == 1:
+        """Come to where the others wait with a reason; whether they were there."""
+        if self.size == 1 or self._is_over:
             return True
         try:
             self._meet(leaves=True)

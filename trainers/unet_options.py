@@ -116,11 +116,12 @@ def keep_in_main_memory(unet: nn.Module, device: torch.device) -> None:
     only.
     """
     for layer in _large_layers(unet):
-        if parametrize.is_parametrized(layer, "weight"):  # in fp8: its scale stays on the device
-            stored = layer.parametrizations["weight"].original0  # type: ignore[index,union-attr]
-            stored.data = stored.data.cpu()
-        else:
+        if not parametrize.is_parametrized(layer, "weight"):
             parametrize.register_parametrization(layer, "weight", _Fetched(device), unsafe=True)
+            continue
+        held: Any = layer.get_submodule("parametrizations.weight")
+        if isinstance(held[0], _Widened):
+            held.original0.data = held.original0.data.cpu()  # its scale stays on the device
 
 
 def _large_layers(unet: nn.Module) -> list[nn.Module]:

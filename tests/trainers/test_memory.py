@@ -271,8 +271,9 @@ def test_weights_in_main_memory_are_fetched_and_compute_the_same():
     unet = make_parts()[UNET]
     inputs = (torch.ones(1, 4, 8, 8), torch.tensor([5]), torch.ones(1, 7, 32))
     before = unet(*inputs).sample
-    keep_in_main_memory(unet, CPU)
-    assert torch.equal(unet(*inputs).sample, before)
+    for _ in range(2):  # runs that share a base may both come to it
+        keep_in_main_memory(unet, CPU)
+        assert torch.equal(unet(*inputs).sample, before)
     elsewhere = make_parts()[UNET]
     keep_in_main_memory(elsewhere, torch.device("meta"))
     query = elsewhere.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
