@@ -109,6 +109,9 @@ class Conductor(Protocol):
             regions: by name of a region, what the UNet is given there.
         """
 
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The prediction of the step, as `DiffusionBase.predict`."""
+
 
 @torch.no_grad()
 def encode(base: DiffusionBase, pictures: Sequence[PictureSpec]) -> EncodedPrompts:
@@ -224,7 +227,8 @@ def _sample(
         scaled = sampler.scale_model_input(latents, time)
         model_input = torch.cat([scaled, scaled]) if guided else scaled
         times = time.to(base.device).expand(len(model_input))
-        output = base.predict(model_input, times, conditioning).float()
+        predict = base.predict if conductor is None else conductor.predict
+        output = predict(model_input, times, conditioning).float()
         if guided:
             uncond, cond = output.chunk(2)
             output = uncond + first.cfg * (cond - uncond)

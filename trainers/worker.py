@@ -4,8 +4,9 @@ It reads one JSON object a line from standard input and answers on standard outp
 
 | it reads | fields |
 | --- | --- |
-| `draw` | `base`, `adapters`: `[{file, weights, mask, prompt}]` (`mask`: a PNG, white where it |
-| | acts; `prompt`: what is drawn there), `prompt`, `negative`, `seed`, `sampler`, |
+| `draw` | `base`, `adapters`: `[{file, weights, mask, prompt, window}]` (`mask`: a PNG, white |
+| | where it acts; `prompt`: what is drawn there; `window`: whether as a picture of its own), |
+| | `prompt`, `negative`, `seed`, `sampler`, |
 | | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write; how the |
 | | base is read, as in a run's settings: `tokenizer`, `prediction`, `zero_snr`, `clip_skip` |
 
@@ -56,11 +57,14 @@ class Weighted(BaseModel):
     weights: str = Field("1", max_length=2_000)
     mask: Path | None = None
     prompt: str | None = Field(None, max_length=10_000)
+    window: bool = False
 
     @property
     def place(self) -> str | None:
-        """A name for where it acts; adapters with equal masks and prompts share one."""
-        return None if self.mask is None else json.dumps([str(self.mask), self.prompt])
+        """A name for where it acts; adapters with equal masks, prompts and windows share one."""
+        if self.mask is None:
+            return None
+        return json.dumps([str(self.mask), self.prompt, self.window])
 
 
 class DrawRequest(BaseModel):
@@ -158,7 +162,8 @@ class Studio:
             name = self._name_of(composition, Path(adapter.file))
             composition.set_weights(name, adapter.weights)
             if adapter.mask is not None and adapter.place is not None:
-                region = Region(adapter.place, read_mask(adapter.mask), adapter.prompt)
+                mask = read_mask(adapter.mask)
+                region = Region(adapter.place, mask, adapter.prompt, adapter.window)
                 composition.set_region(name, region)
         while len(self._names) > MAX_ATTACHED:
             _, oldest = self._names.popitem(last=False)

@@ -21,16 +21,11 @@ from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.algebra import wide
-from lora_diffusion.composition.regions import (
-    Region,
-    Stage,
-    TimeGate,
-    gate_for,
-    set_attention,
-)
+from lora_diffusion.composition.gates import TimeGate, gate_for, set_attention
+from lora_diffusion.composition.regions import Region, Stage, box_of
 from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError, listed, printable
-from lora_diffusion.families.base import Conditioning, DiffusionBase
+from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.formats.header import refuse
 from lora_diffusion.formats.raw import scan_finite
@@ -229,6 +224,32 @@ class Composition:
         self._go_to(done)
         self._stage.enter(latent_size, regions)
 
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        base, stage = self._whole_base(), self._stage
+        shares = stage.windows(noisy) if self._enabled else {None: torch.ones_like(noisy[:1, :1])}
+        rest = shares.pop(None)
+        if not shares:
+            return base.predict(noisy, timesteps, conditioning)
+        mixed = torch.zeros_like(noisy)
+        if rest.any():
+            mixed += rest * base.predict(noisy, timesteps, conditioning)
+        for name, share in shares.items():
+            rows, columns = box_of(share, base.size_step_px // base.latent_factor)
+            inside = noisy[..., rows, columns]
+            if not inside.numel():
+                continue
+            height, width = (side * base.latent_factor for side in inside.shape[-2:])
+            given = base.with_sizes(
+                stage.conditioning(name or ""), [PictureSize.whole(height, width)] * len(inside)
+            )
+            stage.window = name
+            try:
+                found = base.predict(inside, timesteps, given)
+            finally:
+                stage.window = None
+            mixed[..., rows, columns] += share[..., rows, columns] * found
+        return mixed
+
     def __enter__(self) -> Self:
         return self
 
@@ -302,7 +323,8 @@ class Composition:
             other = member.region
             if other is None or member is but or other.name != region.name:
                 continue
-            if other.prompt != region.prompt or not torch.equal(other.mask, region.mask):
+            told = (other.prompt, other.window) == (region.prompt, region.window)
+            if not told or not torch.equal(other.mask, region.mask):
                 raise InputError(
                     f"The region '{printable(region.name, 60)}' is there already, with another "
                     "mask or prompt. Give this one another name."
@@ -312,7 +334,7 @@ class Composition:
         member.region = region
         if region is not None:
             for key, layer in member.handle.layers.items():
-                gate = gate_for(key, region.name, self._stage, self.parts.get(UNET))
+                gate = gate_for(key, region, self._stage, self.parts.get(UNET))
                 layer.gates[member.handle.name] = gate
                 if isinstance(gate, TimeGate):
                     member.time_gates += (gate,)
@@ -329,7 +351,8 @@ class Composition:
         regions = {m.region.name: m.region for m in self._members.values() if m.region}
         self._stage.set(regions)
         if UNET in self.parts:
-            active = self._stage if regions and self._enabled else None
+            reads = any(not region.window for region in regions.values())
+            active = self._stage if reads and self._enabled else None
             set_attention(self.parts[UNET], active)
 
 

@@ -14,31 +14,28 @@ its own. Of an adapter in a region
 
 What is left to carry something from one region to another is the base's own self-attention, which
 keeps the picture in one piece.
+
+A region that is a window is stricter: at each step the UNet sees its mask's bounding box as a
+picture of its own, with the region's prompt, and adapters act there as in any picture; the
+predictions are mixed by the masks. Nothing passes between windows, and each shows its subject
+whole; a soft mask hides the seam. Source: Bar-Tal et al., "MultiDiffusion" (arXiv:2302.08113),
+section 4.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import Conditioning
-from lora_diffusion.keys import UNET, LayerKey
-from lora_diffusion.layers import Gate
-
-_CONTEXT = re.compile(r".*\.attn2\.to_[kv]")
-_OF_TIME = re.compile(r".*\.time_emb_proj")
-_OF_WHOLE = re.compile(r"(time|add)_embedding\..*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +46,13 @@ class Region:
         name: adapters of one name share the region.
         mask: `[h, w]` of any size, fp32 in 0..1, stretched over the picture.
         prompt: what is drawn there; None takes the picture's.
+        window: whether it is drawn as a picture of its own.
     """
 
     name: str
     mask: Tensor
     prompt: str | None = None
+    window: bool = False
 
     def __post_init__(self) -> None:
         if self.mask.dim() != 2 or self.mask.numel() == 0:
@@ -86,11 +85,18 @@ def read_mask(path: str | Path) -> Tensor:
 
 
 class Stage:
-    """Where drawing stands: which regions there are, and which one's prompt is being read."""
+    """Where drawing stands: which regions there are, and which is being read or drawn alone.
+
+    Attributes:
+        regions: all, by name.
+        reading: the region whose prompt is being encoded, or read by cross-attention.
+        window: the region that is being drawn as a picture of its own.
+    """
 
     def __init__(self) -> None:
         self.regions: dict[str, Region] = {}
         self.reading: str | None = None
+        self.window: str | None = None
         self._contexts: Mapping[str, Conditioning] = {}
         self._latent_size = (0, 0)
         self._masks: dict[tuple[object, ...], Tensor] = {}
@@ -111,6 +117,10 @@ class Stage:
         while height * width not in self._sizes:  # the UNet halves, rounding up, until 1 x 1
             self._sizes[height * width] = (height, width)
             height, width = (height + 1) // 2, (width + 1) // 2
+
+    def conditioning(self, name: str) -> Conditioning:
+        """What the UNet is given in the region."""
+        return self._contexts[name]
 
     def context(self, name: str, like: Tensor) -> Tensor:
         """The region's prompt, `[b, tokens, width]`."""
@@ -136,115 +146,35 @@ class Stage:
         return self.mask(name, self._sizes[update.shape[1]], update).reshape(1, -1, 1)
 
     def shares(self, output: Tensor) -> dict[str | None, Tensor]:
-        """What part each region has in attention's `output` `[b, h * w, c]`; None is the rest."""
-        masks = {name: self.over(name, output) for name in self.regions}
-        total = torch.stack(list(masks.values())).sum(0).clamp_min(1)
-        parts: dict[str | None, Tensor] = {name: mask / total for name, mask in masks.items()}
-        rest = 1 - torch.stack(list(parts.values())).sum(0)
-        return {None: rest, **parts}
+        """What part each region has in attention's `output` `[b, h * w, c]`; None is the rest.
+
+        Windows have none: what attention makes there is not shown.
+        """
+        inside = [region.name for region in self.regions.values() if not region.window]
+        return _shared({name: self.over(name, output) for name in inside}, output[:1, :, :1])
+
+    def windows(self, latents: Tensor) -> dict[str | None, Tensor]:
+        """What part each window has in the prediction for `latents` `[b, c, h, w]`, likewise."""
+        inside = [region.name for region in self.regions.values() if region.window]
+        return _shared({name: self.over(name, latents) for name in inside}, latents[:1, :1])
 
 
-def gate_for(key: LayerKey, region: str, stage: Stage, unet: nn.Module | None) -> Gate:
-    """What lets the update of the layer `key` through, for an adapter in `region`."""
-    if key.part != UNET or _CONTEXT.fullmatch(key.path):
-        return partial(_where_read, stage, region)
-    if _OF_WHOLE.fullmatch(key.path):
-        return _never
-    if _OF_TIME.fullmatch(key.path):
-        assert unet is not None
-        resnet: Any = unet.get_submodule(key.path.rpartition(".")[0])
-        return (
-            _never if resnet.time_embedding_norm != "default" else TimeGate(stage, region, resnet)
-        )
-    return partial(_masked, stage, region)
+def box_of(mask: Tensor, step: int) -> tuple[slice, slice]:
+    """Rows and columns of the box around what of `mask` `[1, 1, h, w]` is above 0.
 
-
-def _where_read(stage: Stage, region: str, update: Tensor) -> Tensor | None:
-    return update if stage.reading == region else None
-
-
-def _never(update: Tensor) -> Tensor | None:
-    return None
-
-
-def _masked(stage: Stage, region: str, update: Tensor) -> Tensor:
-    return update * stage.over(region, update)
-
-
-class TimeGate:
-    """Adds a timestep projection's update `[b, c]` where the resnet has a map to add it to.
-
-    The resnet adds the projection to its first convolution's output and normalises the sum, so the
-    masked update is added just before that norm.
+    It is widened to multiples of `step`. A mask of zeros has an empty box.
     """
-
-    def __init__(self, stage: Stage, region: str, resnet: Any) -> None:
-        self._stage, self._region = stage, region
-        self._update: Tensor | None = None
-        self._hook = resnet.norm2.register_forward_pre_hook(self._add)
-
-    def __call__(self, update: Tensor) -> Tensor | None:
-        self._update = update
-        return None
-
-    def _add(self, _norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        if self._update is None:
-            return None
-        (features,) = inputs  # [b, c, h, w]
-        update = self._update[:, :, None, None] * self._stage.over(self._region, features)
-        self._update = None
-        return (features + update.to(features.dtype),)
-
-    def close(self) -> None:
-        self._hook.remove()
+    slices = []
+    for axis in (2, 3):
+        found = mask.amax(dim=5 - axis).flatten().nonzero().flatten()
+        size = mask.shape[axis]
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
+        slices.append(slice(first // step * step, min(size, -(-(last + 1) // step) * step)))
+    return slices[0], slices[1]
 
 
-class RegionalAttention:
-    """A cross-attention processor of diffusers that reads each region's prompt and mixes.
-
-    All that follows attention inside the processor is affine, so that mixing behind it, by shares
-    that add up to 1, is mixing attention itself.
-    """
-
-    def __init__(self, inner: Any, stage: Stage) -> None:
-        self.inner = inner
-        self._stage = stage
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Attention's output `[b, h * w, c]` for `hidden_states` of that shape."""
-        assert encoder_hidden_states is not None
-        mixed: Tensor | None = None
-        for region, share in self._stage.shares(hidden_states).items():
-            context = encoder_hidden_states
-            if region is None:
-                if not share.any():
-                    continue
-            else:
-                context = self._stage.context(region, context)
-            self._stage.reading = region
-            output = self.inner(
-                attn,
-                hidden_states,
-                encoder_hidden_states=context,
-                attention_mask=attention_mask,
-            )
-            mixed = output * share if mixed is None else mixed + output * share
-        self._stage.reading = None
-        assert mixed is not None
-        return mixed
-
-
-def set_attention(unet: Any, stage: Stage | None) -> None:
-    """Let the UNet's cross-attention read regions; None puts its own processors back."""
-    for path, module in unet.named_modules():
-        if not path.endswith(".attn2"):
-            continue
-        inner = module.processor
-        inner = inner.inner if isinstance(inner, RegionalAttention) else inner
-        module.set_processor(inner if stage is None else RegionalAttention(inner, stage))
+def _shared(masks: Mapping[str, Tensor], like: Tensor) -> dict[str | None, Tensor]:
+    """The masks as shares of at most 1 together, and under None what they leave."""
+    total = sum(masks.values(), torch.zeros_like(like)).clamp_min(1)
+    parts: dict[str | None, Tensor] = {name: mask / total for name, mask in masks.items()}
+    return {None: 1 - sum(parts.values(), torch.zeros_like(like)), **parts}

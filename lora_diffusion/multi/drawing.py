@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.generate import (
@@ -58,7 +59,7 @@ def draw_mixed(
                 base,
                 pictures[rows],
                 encoded=encoded[rows],
-                conductor=_Conductor(encoded[rows], shown),
+                conductor=_Conductor(base, encoded[rows], shown),
                 on_step=report,
                 at_once=at_once,
             )
@@ -119,6 +120,7 @@ def _equal_mixes(mixes: Sequence[Mix]) -> list[tuple[Mix, list[int]]]:
 class _Conductor:
     """Leads one batch through its steps, see `generate.Conductor`."""
 
+    base: DiffusionBase
     encoded: EncodedPrompts
     shown: Shown
 
@@ -131,3 +133,6 @@ class _Conductor:
     ) -> None:
         del latent_size, regions
         self.shown.go_to(done)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.base.predict(noisy, timesteps, conditioning)

@@ -102,6 +102,9 @@ def test_a_mask_keeps_an_adapter_to_its_side(tmp_path, capsys, adapter):
     plain, whole = picture(), picture("--adapter", str(adapter))
     masked = picture("--adapter", str(adapter), "--adapter-mask", f"mine={tmp_path / 'left.png'}",
         "--region-prompt", "mine=a red circle")  # fmt: skip
+    windowed = picture("--adapter", str(adapter), "--adapter-mask",
+        f"mine={tmp_path / 'left.png'}", "--windows")  # fmt: skip
+    assert np.abs(windowed - masked)[:, :32].mean() > 1
     moved = np.abs(masked - plain).mean(axis=(0, 2))  # by column
     assert moved[:32].mean() > 2 * moved[32:].mean()
     assert np.abs(whole - plain)[:, 32:].mean() > 2 * moved[32:].mean()

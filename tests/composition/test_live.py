@@ -105,6 +105,8 @@ def test_one_step_s_weights_are_a_picture_s_own(base, four):
             def direct(self, done, latent_size, regions):
                 composition.set_weights("locon", 0.8 if done < 0.5 else 0.0)
 
+            predict = staticmethod(base.predict)
+
         by_hand = array(draw(base, [PICTURE], conductor=ByHand())[0])
         composition.set_weights("locon", 0.8)
         whole = array(composition.draw([PICTURE])[0])

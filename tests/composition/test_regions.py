@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lora_diffusion import compose
-from lora_diffusion.composition.regions import Region, read_mask
+from lora_diffusion.composition.regions import Region, box_of, read_mask
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import Conditioning
 from lora_diffusion.generate import PictureSpec, draw
@@ -97,6 +97,51 @@ def test_where_masks_overlap_they_share(parts):
     assert torch.equal(shares["a"].flatten(), left)
     assert torch.equal(shares["b"].flatten(), left)
     assert torch.equal(shares[None].flatten(), 1 - 2 * left)
+
+
+def test_a_window_is_a_picture_of_its_own(base, four):
+    """Each window's prediction is that of its crop, with its adapter and prompt alone."""
+    source = torch.Generator().manual_seed(7)
+    noisy = torch.randn(2, 4, 8, 16, generator=source)
+    times = torch.tensor([400, 400])
+    masks = {"left": torch.zeros(64, 128), "right": torch.zeros(64, 128)}
+    masks["left"][:, :64], masks["right"][:, 64:] = 1, 1
+    wide = replace(PICTURE, width_px=128)
+    files = dict(zip(masks, (four[1], four[2]), strict=True))
+    texts = {"left": "a blue star", "right": "a green square"}
+    expected = {}
+    for side, columns in (("left", slice(0, 8)), ("right", slice(8, 16))):
+        with compose(base, [(files[side], 0.6)]) as composition:
+            given = composition.encode([replace(wide, prompt=texts[side])]).conditioning(True)
+            expected[side] = base.predict(noisy[..., columns], times, given)
+    with compose(base) as composition:
+        for side, mask in masks.items():
+            region = Region(side, mask, texts[side], window=True)
+            composition.add(files[side], 0.6, region=region)
+        encoded = composition.encode([wide])
+        regions = {name: prompts.conditioning(True) for name, prompts in encoded.regions.items()}
+        composition.direct(0.0, (8, 16), regions)
+        found = composition.predict(noisy, times, encoded.conditioning(True))
+        torch.testing.assert_close(found[..., :8], expected["left"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[..., 8:], expected["right"], rtol=1e-4, atol=1e-5)
+        # outside of all windows the picture's own prompt, without their adapters
+        composition.remove(composition.names[1])
+        rest = composition.predict(noisy, times, encoded.conditioning(True))
+        drawn = array(composition.draw([wide])[0])
+    plain = base.predict(noisy, times, encoded.conditioning(True))
+    torch.testing.assert_close(rest[..., :8], found[..., :8])
+    torch.testing.assert_close(rest[..., 8:], plain[..., 8:])
+    assert drawn.shape == (64, 128, 3)
+
+
+def test_the_box_around_a_mask():
+    mask = torch.zeros(1, 1, 8, 20)
+    mask[..., 3, 5:9] = 0.5
+    assert box_of(mask, 2) == (slice(2, 4), slice(4, 10))
+    assert box_of(mask, 8) == (slice(0, 8), slice(0, 16))
+    assert box_of(torch.ones(1, 1, 8, 20), 8) == (slice(0, 8), slice(0, 20))
+    rows, columns = box_of(torch.zeros(1, 1, 8, 20), 8)
+    assert torch.zeros(8, 20)[rows, columns].numel() == 0
 
 
 def test_a_convolution_s_update_stops_at_the_mask(parts, tmp_path):

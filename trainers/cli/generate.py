@@ -48,6 +48,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="what the prompt is where that adapter's mask is white; may be repeated",
     )
     parser.add_argument(
+        "--windows",
+        action="store_true",
+        help="draw each masked part as a picture of its own: stricter than by attention",
+    )
+    parser.add_argument(
         "--prompt", action="append", default=[], help="may name adapters; may be repeated"
     )
     parser.add_argument(
@@ -92,7 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if not prompts:
         raise InputError("There is nothing to draw. Give --prompt or --batch.")
     scenes = [Scene.read(prompt, arguments.adapter, arguments.lora_folder) for prompt in prompts]
-    regions = read_regions(arguments.adapter_mask, arguments.region_prompt, scenes)
+    regions = read_regions(
+        arguments.adapter_mask, arguments.region_prompt, scenes, windows=arguments.windows
+    )
     for path in dict.fromkeys(used.path for scene in scenes for used in scene.adapters):
         open_adapter(path)  # is it one? The base takes long to load
     base = open_base(arguments)

@@ -54,13 +54,14 @@ class Scene:
 
 
 def read_regions(
-    masks: Sequence[str], prompts: Sequence[str], scenes: Sequence[Scene]
+    masks: Sequence[str], prompts: Sequence[str], scenes: Sequence[Scene], *, windows: bool
 ) -> dict[str, Region]:
     """Regions by the name of the adapter that acts there.
 
     Args:
         masks: `NAME=PNG`.
         prompts: `NAME=TEXT`.
+        windows: draw each as a picture of its own.
 
     Raises:
         InputError: a word of another form, a name that no adapter has, a mask that can't be read.
@@ -73,7 +74,9 @@ def read_regions(
             f"--region-prompt: {listed(sorted(without))} has no mask. Give one with --adapter-mask."
         )
     return {
-        name: Region(f"{picture}\n{texts.get(name, '')}", read_mask(picture), texts.get(name))
+        name: Region(
+            f"{picture}\n{texts.get(name, '')}", read_mask(picture), texts.get(name), windows
+        )
         for name, picture in pictures.items()
     }
 
