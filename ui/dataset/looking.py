@@ -47,12 +47,14 @@ class Looking:
         self._task: Task | None = None
         self._thread: threading.Thread | None = None
         self._is_quiet = False
+        self._failed_at = 0
         self.error = ""
 
     def begin(self) -> None:
         """Start looking where that is needed and not under way."""
         with self._lock:
-            if self._opened.snapshot.report or not self._opened.snapshot.pictures:
+            snapshot = self._opened.snapshot
+            if snapshot.report or not snapshot.pictures or snapshot.version == self._failed_at:
                 return
             if self._thread is None or not self._thread.is_alive():
                 self.error = ""
@@ -78,6 +80,7 @@ class Looking:
             self._opened.examine()  # out of the index that the process has filled
         except (InputError, OSError) as error:
             self.error = str(error)
+            self._failed_at = self._opened.snapshot.version  # not again before something changes
 
 
 def strip(snapshot: Snapshot) -> list[dict[str, Any]]:
