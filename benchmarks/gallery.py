@@ -6,7 +6,9 @@ and what the browser's memory does.
 Pictures are made in a temporary folder unless `--folder` gives one. `open` is from the click on
 **Open folder** to the moment when every card in sight shows its picture; `again` the same once
 more, with thumbnails on the disk. `jump` is from setting the scroll bar to all cards in sight being
-filled. Heap and nodes are the browser's own figures after a collection, before and after the
+filled. Processor seconds tell
+what the opening would take on an idle machine. Heap and nodes are the browser's own figures after
+a collection, before and after the
 jumps.
 """
 
@@ -19,14 +21,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 from playwright.sync_api import CDPSession, Page
 
-from tests.ui.browser import Watch, open_browser, open_page, open_studio
+from tests.ui.browser import Studio, Watch, open_browser, open_page, open_studio
 
 _SIDE = 256
 _WORDS = ("red", "blue", "green", "forest", "sea", "cat", "dog", "castle", "night", "snow")
@@ -61,15 +64,17 @@ def _measure(folder: Path, jumps: int) -> dict[str, object]:
         open_browser() as browser,
     ):
         watch = Watch(studio.address)
-        seconds = []
+        seconds: list[float] = []
+        cpu: list[list[float]] = []
         for _ in range(2):
             context, page = open_page(browser, studio, watch)
             page.get_by_role("tab", name="Dataset").click()
             page.get_by_label("Folder on this computer").fill(str(folder))
-            began = time.perf_counter()
+            began, before_cpu = time.perf_counter(), _cpu(studio)
             page.get_by_role("button", name="Open folder").click()
             page.wait_for_function(_SHOWN, polling=20)
             seconds.append(time.perf_counter() - began)
+            cpu.append([round(b - a, 2) for a, b in zip(before_cpu, _cpu(studio), strict=True)])
             page.wait_for_function("!document.querySelector('.st-data .st-busy:not([hidden])')",
                                    timeout=600_000)  # fmt: skip
             if len(seconds) == 1:
@@ -83,6 +88,7 @@ def _measure(folder: Path, jumps: int) -> dict[str, object]:
             "pictures": page.locator(".st-sub").first.inner_text(),
             "open_seconds": round(seconds[0], 2),
             "again_seconds": round(seconds[1], 2),
+            "cpu_seconds_server_and_browser": cpu,
             "jump_ms": {
                 "median": round(statistics.median(times)),
                 "p95": round(sorted(times)[int(0.95 * len(times))]),
@@ -90,6 +96,21 @@ def _measure(folder: Path, jumps: int) -> dict[str, object]:
             "heap_mb": [round(each["JSHeapUsedSize"] / 1e6, 2) for each in (before, after)],
             "nodes": [round(each["Nodes"]) for each in (before, after)],
         }
+
+
+def _cpu(studio: Studio) -> tuple[float, float]:
+    """Processor seconds of the studio, and of the browser, so far."""
+    browser = [p for p in psutil.Process().children(recursive=True) if "chrom" in p.name()]
+    return _seconds([psutil.Process(studio.process.pid)]), _seconds(browser)
+
+
+def _seconds(processes: list[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _jump(page: Page, share: float) -> float:

@@ -16,10 +16,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
+from lora_diffusion.formats import save_adapter
+from lora_diffusion.injection import AdapterConfig
+from lora_diffusion.probe import probe
 from tests.ui.browser import Watch, open_browser, open_page, open_studio
 from tests.ui.made_runs import every_state, make_waiting
 
-_TABS = ("train", "runs", "compose")
+_TABS = ("dataset", "train", "runs", "compose", "tools", "settings")
 _STATES = ("finished", "failed", "stopped", "interrupted", "paused", "running", "waiting")
 
 
@@ -82,7 +85,11 @@ def _show(page: Page, tab: str, *, empty: bool) -> Iterator[str]:
         yield from _runs(page)
     elif tab == "train" and not empty:
         yield from _train(page)
-    elif empty or tab == "compose":
+    elif tab == "dataset" and not empty:
+        yield from _dataset(page)
+    elif tab == "tools" and not empty:
+        yield from _tools(page)
+    elif empty or tab in ("compose", "settings"):
         yield "empty" if empty else "ready"
 
 
@@ -116,6 +123,63 @@ def _train(page: Page) -> Iterator[str]:
     page.wait_for_timeout(700)
     yield "everything"
     page.get_by_role("button", name="Simple").click()
+
+
+def _dataset(page: Page) -> Iterator[str]:
+    page.get_by_label("Folder on this computer").fill("/no/such/folder")
+    page.get_by_role("button", name="Open folder").click()
+    page.get_by_role("alert").wait_for()
+    yield "error"
+    page.get_by_role("button", name="Use the demo pictures").click()
+    page.locator(".st-gallery-card[data-id]").first.wait_for()
+    page.wait_for_timeout(1_500)
+    yield "open"
+    page.get_by_role("button", name="Find and replace").click()
+    page.get_by_label("Find", exact=True).fill("background")
+    page.get_by_label("Replace with").fill("wall")
+    page.wait_for_timeout(900)
+    yield "replace"
+    page.get_by_role("button", name="Sizes").click()
+    page.wait_for_timeout(500)
+    yield "sizes"
+    page.get_by_role("button", name="Sizes").click()
+    for name in ("Crop", "Paint mask"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.wait_for_timeout(300)
+        yield name.partition(" ")[0].lower()
+        page.keyboard.press("Escape")
+    page.get_by_role("button", name="Caption all").click()
+    page.get_by_label("Which pictures").select_option("all", timeout=60_000)
+    yield "caption"
+    page.get_by_label("Trigger word").fill("sks")
+    page.locator(".st-caption-sheet").get_by_role("button", name="Caption", exact=True).click()
+    page.wait_for_timeout(400)
+    yield "busy"
+    page.locator(".st-note.st-good").wait_for(timeout=60_000)
+    page.wait_for_timeout(500)
+    yield "finished"
+    page.get_by_role("button", name="Discard all").click()
+
+
+def _tools(page: Page) -> Iterator[str]:
+    path = page.get_by_label("File on this computer")
+    opened = page.get_by_role("button", name="Open file")
+    path.fill("/no/such.safetensors")
+    opened.click()
+    page.locator(".st-tools-tab [role=alert]").wait_for()
+    yield "error"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mossy fox.safetensors"
+        small = AdapterConfig(targets="*.attn1.to_q", text_targets="none", rank=8)
+        save_adapter(probe("sd15", small), file)
+        path.fill(str(file))
+        opened.click()
+        page.locator(".st-t-facts").wait_for(timeout=60_000)
+        yield "open"
+        page.get_by_role("button", name="Clean before sharing").click()
+        page.get_by_role("button", name="Write a clean copy").click()
+        page.get_by_role("link", name="Download").wait_for(timeout=60_000)
+        yield "finished"
 
 
 if __name__ == "__main__":

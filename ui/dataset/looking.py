@@ -34,6 +34,7 @@ _WORDS = {
     "unread-type": ("file not read", "files not read"),
 }
 _POLL_SECONDS = 0.2
+_PAGE_FIRST_SECONDS = 1.0  # for the page to fetch what it shows, before threads share the processor
 _UNTOLD = frozenset({"no-tokenizer", "no-caption"})
 
 
@@ -71,6 +72,7 @@ class Looking:
         self._task, self._is_quiet = None, self._opened.few_unseen()
         try:
             if self._is_quiet:
+                time.sleep(_PAGE_FIRST_SECONDS)
                 self._opened.examine()
                 return
             verb = ["doctor", str(self._opened.path), "--json"]
