@@ -37,6 +37,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ class Event:
 
 
 class EventLog:
-    """The writing end. Opening an existing file goes on after its last whole line."""
+    """The writing end. Opening an existing file goes on after its last whole line.
+
+    Attributes:
+        listeners: called with each event once it is written; they never raise.
+    """
 
     def __init__(self, path: Path) -> None:
         events, end = read_events(path)
@@ -63,6 +68,7 @@ class EventLog:
         if path.exists() and path.stat().st_size > end:
             os.truncate(path, end)  # a line torn by a kill
         self._file = path.open("a", encoding="utf-8")
+        self.listeners: list[Callable[[Event], None]] = []
 
     def write(self, kind: str, **body: Any) -> Event:
         """Append one event and hand it to the operating system at once."""
@@ -71,6 +77,8 @@ class EventLog:
         self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         self._next_seq += 1
+        for listener in self.listeners:
+            listener(event)
         return event
 
     def close(self) -> None:

@@ -145,12 +145,14 @@ def without_paths(spec: JobSpec) -> JobSpec:
     data = spec.data.model_copy(
         update={
             "folder": public_name(spec.data.folder),
-            **_named_only(spec.data, "class_folder", "wildcard_folder", "cache_folder"),
+            **_named_only(
+                spec.data, "class_folder", "wildcard_folder", "cache_folder", "caption_table"
+            ),
             "subsets": tuple(
                 subset.model_copy(
                     update={
                         "folder": public_name(subset.folder),
-                        **_named_only(subset, "mask_folder"),
+                        **_named_only(subset, "mask_folder", "caption_table"),
                     }
                 )
                 for subset in spec.data.subsets
@@ -167,8 +169,15 @@ def without_paths(spec: JobSpec) -> JobSpec:
         update={"start_from": spec.adapter.start_from and public_name(spec.adapter.start_from)}
     )
     preview = spec.preview.model_copy(update=_named_only(spec.preview, "prompts_file"))
+    validation = spec.validation.model_copy(update=_named_only(spec.validation, "folder"))
     return spec.model_copy(
-        update={"data": data, "model": model, "adapter": adapter, "preview": preview}
+        update={
+            "data": data,
+            "model": model,
+            "adapter": adapter,
+            "preview": preview,
+            "validation": validation,
+        }
     )
 
 

@@ -13,7 +13,7 @@ from trainers.jobs import RunDir
 from trainers.spec import JobSpec
 
 # Changing these does not change what is learned.
-_HARMLESS_SECTIONS = frozenset({"preview", "save", "validation"})
+_HARMLESS_SECTIONS = frozenset({"preview", "save", "tracking", "validation"})
 _HARMLESS_FIELDS = frozenset(
     {
         "model.device",

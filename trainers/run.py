@@ -35,6 +35,8 @@ from trainers.spec import JobSpec
 from trainers.stopping import StopRequested, StopSignal
 from trainers.team import Left, Team, joined
 from trainers.teller import Teller
+from trainers.tracking import OPENERS
+from trainers.tracking.mirror import Mirrors
 from trainers.validation.choice import hold_out
 from trainers.validation.history import History
 from trainers.validation.validator import Validator
@@ -123,9 +125,12 @@ def _run_told(
     spec: JobSpec, run_dir: RunDir, start: Start, events: EventLog, stop: StopSignal, share: Share
 ) -> Passage:
     """Run, and write how it ended as the last event."""
+    teller = Teller(events, stop, share.reporter)
+    mirrors = Mirrors(spec, run_dir, start.step, OPENERS, teller.note)
+    if share.team.is_main:
+        events.listeners.append(mirrors)
     try:
         with share.team.told(), faults_told(run_dir.path), shortage_told(run_dir.path):
-            teller = Teller(events, stop, share.reporter)
             return (yield from _run(spec, run_dir, start, teller, stop, share))
     except Left:
         raise
@@ -141,6 +146,7 @@ def _run_told(
         events.write("failed", text=f"{type(error).__name__}: {error}", defect=True)
         raise
     finally:
+        mirrors.close()
         events.close()
 
 

@@ -12,6 +12,7 @@ from trainers.spec.model import ModelSpec
 from trainers.spec.objective import ObjectiveSpec
 from trainers.spec.optim import OPTIMIZER_DEFAULTS, OptimizerKind, OptimSpec
 from trainers.spec.section import Section
+from trainers.spec.tracking import TrackingSpec
 from trainers.spec.validation import ValidationSpec
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "ScheduleSpec",
     "Section",
     "SubsetSpec",
+    "TrackingSpec",
     "ValidationSpec",
 ]

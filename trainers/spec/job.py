@@ -11,6 +11,7 @@ from trainers.spec.model import ModelSpec
 from trainers.spec.objective import ObjectiveSpec
 from trainers.spec.optim import OptimSpec
 from trainers.spec.section import Section
+from trainers.spec.tracking import TrackingSpec
 from trainers.spec.validation import ValidationSpec
 
 
@@ -30,6 +31,7 @@ class JobSpec(Section):
     )
     preview: PreviewSpec = Field(default_factory=PreviewSpec, description="Previews")
     save: SaveSpec = Field(default_factory=SaveSpec, description="Saving")
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="Tracking")
 
     @property
     def trains_text(self) -> bool:
