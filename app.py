@@ -76,8 +76,8 @@ def _open(options: argparse.Namespace) -> int:
         options.adapters and options.adapters.resolve(),
     )
     try:
-        context.open()
         gate = secured(context, access)
+        context.open()
         print(f"Studio: {access.url}", flush=True)
         if access.outside_url:
             print(f"From other computers: {access.outside_url}", flush=True)

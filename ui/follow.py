@@ -23,7 +23,8 @@ RunState = Status | Literal["paused", "waiting"]
 _SPEED_WINDOW = 30
 _HEAD_BYTES = 128
 _GLANCE_BYTES = 200_000
-_PART_BYTES = 1 << 22  # of a long file read at once, so that it never lies in memory whole
+# Of a long file read at once: it never lies in memory whole, and other answers come in between.
+_PART_BYTES = 1 << 20
 
 
 @dataclass
