@@ -132,11 +132,11 @@ def vae_psnr(vae: AutoencoderKL, seed: int) -> dict[str, tuple[float, float]]:
 
 def save_sheet(pictures: Sequence[Image.Image], path: Path, columns: int = 8) -> None:
     """A contact sheet of equally large pictures with a thin grey grid; 256 colours are enough."""
-    side, gap = pictures[0].width, 2
+    (width, height), gap = pictures[0].size, 2
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), (150, 150, 150))
+    sheet = Image.new("RGB", (columns * (width + gap), rows * (height + gap)), (150, 150, 150))
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
-        sheet.paste(picture, (column * (side + gap), row * (side + gap)))
+        sheet.paste(picture, (column * (width + gap), row * (height + gap)))
     flat = sheet.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     flat.save(path, optimize=True)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -15,9 +16,12 @@ from PIL import Image
 
 from assets.demo_making.score import GUIDANCE, SAMPLE_STEPS, save_sheet
 from lora_diffusion.bundled import resolve
+from lora_diffusion.composition.live import compose
+from lora_diffusion.composition.weights import Weights
 from lora_diffusion.families import DiffusionBase, load_base
 
 from . import validation
+from .character import SECOND
 from .measure import (
     Draw,
     Tally,
@@ -27,12 +31,19 @@ from .measure import (
     measure_character,
     measure_mix,
     measure_others,
+    measure_pair,
     measure_style,
     others_right,
+    pair_drawer,
 )
 from .prompts import other_prompts
 
 Measure = Callable[[Draw, int, Tally], list[Image.Image]]
+MEASURES: dict[str, Measure] = {
+    "character": measure_character,
+    "second": partial(measure_character, who=SECOND),
+    "style": measure_style,
+}
 SHEET_SCALE = 2
 
 
@@ -50,21 +61,18 @@ def main() -> None:
         _validate(base)
     elif options.verb == "base":
         _report(base, [([], seed) for seed in options.seeds], measure_base, options)
-    elif options.verb == "compose":
+    elif options.verb in ("compose", "pair"):
         if len(options.adapters) != 2:
-            raise SystemExit("compose takes two adapters: the character's and the style's")
+            raise SystemExit(f"{options.verb} takes two adapters, the character's first")
         for weights in options.weights:
-            print(f"weights {weights[0]:g} and {weights[1]:g}")
-            pair = list(zip(options.adapters, weights, strict=True))
-            _report(base, [(pair, seed) for seed in options.seeds], measure_mix, options)
+            _compose(base, weights, options)
     else:
-        measure = measure_character if options.verb == "character" else measure_style
-        _report(base, _runs(options.adapters, options.seeds), measure, options)
+        _report(base, _runs(options.adapters, options.seeds), MEASURES[options.verb], options)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.fidelity", description=__doc__)
-    parser.add_argument("verb", choices=["validate", "base", "character", "style", "compose"])
+    parser.add_argument("verb", choices=["validate", "base", *MEASURES, "compose", "pair"])
     parser.add_argument("adapters", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--base", default="bundled:demo_base")
     parser.add_argument(
@@ -72,8 +80,8 @@ def _parse() -> argparse.Namespace:
         help="of the drawing; as many adapters as seeds take one each, else every one takes all",
     )  # fmt: skip
     parser.add_argument(
-        "--weights", nargs="+", type=_weights, default=[(1.0, 0.6), (1.0, 0.8), (1.0, 1.0)],
-        metavar="C:S", help="of the character and of the style, for compose",
+        "--weights", nargs="+", type=_weights, default=[_weights("1/1")], metavar="A/B",
+        help="of both adapters, for compose and pair: numbers, or as generate takes them",
     )  # fmt: skip
     parser.add_argument("--no-forgetting", action="store_true", help="leave out the other prompts")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="save the first run's pictures")
@@ -86,9 +94,23 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _weights(text: str) -> tuple[float, float]:
-    first, _, second = text.partition(":")
-    return float(first), float(second)
+def _weights(text: str) -> tuple[Weights, Weights]:
+    first, _, second = text.partition("/")
+    return Weights.parse(first), Weights.parse(second)
+
+
+def _compose(
+    base: DiffusionBase, weights: tuple[Weights, Weights], options: argparse.Namespace
+) -> None:
+    print(f"weights {weights[0]} and {weights[1]}")
+    tally = Tally()
+    with compose(base, list(zip(options.adapters, weights, strict=True))) as composition:
+        if options.verb == "pair":
+            draw, measure = pair_drawer(base, options.guidance, composition), measure_pair
+        else:
+            draw, measure = drawer(base, options.guidance, composition), measure_mix
+        sheets = [measure(draw, seed, tally) for seed in options.seeds]
+    _conclude(tally, sheets[0], options)
 
 
 def _runs(adapters: list[Path], seeds: list[int]) -> list[tuple[list[tuple[Path, float]], int]]:
@@ -109,7 +131,7 @@ def _report(
     options: argparse.Namespace,
 ) -> None:
     tally, sheet, draw = Tally(), [], drawer(base, options.guidance)
-    compares = options.verb in ("character", "style") and not options.no_forgetting
+    compares = options.verb in MEASURES and not options.no_forgetting
     for weighted, seed in runs:
         before = _base_share(draw, seed, options) if compares else 0.0
         with adapters_on(base, weighted):
@@ -117,10 +139,15 @@ def _report(
             if compares:
                 measure_others(draw, seed, tally, before)
         sheet = sheet or pictures
+    _conclude(tally, sheet, options)
+
+
+def _conclude(tally: Tally, sheet: list[Image.Image], options: argparse.Namespace) -> None:
     print("\n".join(tally.lines()), flush=True)
     if options.sheet is not None:
-        side = sheet[0].width * SHEET_SCALE
-        save_sheet([p.resize((side, side), Image.Resampling.LANCZOS) for p in sheet], options.sheet)
+        width, height = (SHEET_SCALE * side for side in sheet[0].size)
+        large = [p.resize((width, height), Image.Resampling.LANCZOS) for p in sheet]
+        save_sheet(large, options.sheet, columns=8 if width == height else 4)
 
 
 def _base_share(draw: Draw, seed: int, options: argparse.Namespace) -> float:

@@ -13,24 +13,30 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
 
 from assets.demo_making.reader import read_picture
+from assets.demo_making.scenes import CHARACTER_WORD, SECOND_WORD
 from assets.demo_making.score import GUIDANCE, SAMPLE_STEPS
+from lora_diffusion.composition.live import Composition
+from lora_diffusion.composition.regions import Region
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.generate import PictureSpec, draw
 from lora_diffusion.injection import attach
 from lora_diffusion.randomness import derive_seed
 
-from .character import likeness
+from .character import CHARACTER, Character, likeness
 from .composition import read_mix
 from .ink import read_drawing
+from .pair import MAX_STRANGER, read_halves
 from .prompts import (
     Prompt,
     character_prompts,
     mix_prompts,
     other_prompts,
+    pair_prompts,
     style_prompts,
 )
 
@@ -78,24 +84,51 @@ def adapters_on(base: DiffusionBase, weighted: Sequence[tuple[Path, float]]) -> 
         yield
 
 
-def drawer(base: DiffusionBase, guidance: float = GUIDANCE) -> Draw:
+def drawer(
+    base: DiffusionBase, guidance: float = GUIDANCE, composition: Composition | None = None
+) -> Draw:
     """Draws one picture for each prompt, from noise that depends on (seed, index) alone."""
 
     def draw_prompts(prompts: Sequence[Prompt], seed: int) -> list[Image.Image]:
-        specs = [
-            PictureSpec(
-                prompt=prompt.text,
-                seed=derive_seed("fidelity", seed, index),
-                sampling_steps=SAMPLE_STEPS,
-                cfg=guidance,
-                width_px=base.native_size_px,
-                height_px=base.native_size_px,
-            )
-            for index, prompt in enumerate(prompts)
-        ]
-        return draw(base, specs)
+        specs = [_spec(base, guidance, p.text, seed, index) for index, p in enumerate(prompts)]
+        return composition.draw(specs) if composition else draw(base, specs)
 
     return draw_prompts
+
+
+def pair_drawer(base: DiffusionBase, guidance: float, composition: Composition) -> Draw:
+    """As `drawer`, twice as wide: the composition's first adapter left, its second one right.
+
+    Each half reads the prompt with its own trigger word.
+    """
+    left = torch.zeros(base.native_size_px, 2 * base.native_size_px)
+    left[:, : base.native_size_px] = 1.0
+    masks = dict(zip(composition.names, (left, 1 - left), strict=True))
+
+    def draw_pairs(prompts: Sequence[Prompt], seed: int) -> list[Image.Image]:
+        pictures = []
+        for index, prompt in enumerate(prompts):
+            texts = prompt.text, prompt.text.replace(CHARACTER_WORD, SECOND_WORD)
+            for (name, mask), text in zip(masks.items(), texts, strict=True):
+                composition.set_region(name, Region(name, mask, text))
+            spec = _spec(base, guidance, prompt.text, seed, index, widths=2)
+            pictures += composition.draw([spec])
+        return pictures
+
+    return draw_pairs
+
+
+def _spec(
+    base: DiffusionBase, guidance: float, text: str, seed: int, index: int, widths: int = 1
+) -> PictureSpec:
+    return PictureSpec(
+        prompt=text,
+        seed=derive_seed("fidelity", seed, index),
+        sampling_steps=SAMPLE_STEPS,
+        cfg=guidance,
+        width_px=widths * base.native_size_px,
+        height_px=base.native_size_px,
+    )
 
 
 def others_right(
@@ -125,7 +158,7 @@ def measure_base(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     pictures = draw(others, seed)
     for name, hits in others_right(others, pictures).items():
         tally.add(f"{name} on {len(others)} prompts", hits, as_count=False)
-    creatures = character_prompts(trigger=False)
+    creatures = character_prompts(None)
     drawn = draw(creatures, seed)
     scenes = list(zip([*others, *creatures], [*pictures, *drawn], strict=True))
     tally.add("base pictures that pass as the character", [likeness(p).strict for _, p in scenes])
@@ -135,11 +168,13 @@ def measure_base(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     return [*drawn, *pictures[:32]]
 
 
-def measure_character(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
+def measure_character(
+    draw: Draw, seed: int, tally: Tally, who: Character = CHARACTER
+) -> list[Image.Image]:
     """Likeness with the trigger, and traces of it without."""
-    prompts = character_prompts()
+    prompts = character_prompts(CHARACTER_WORD if who is CHARACTER else SECOND_WORD)
     pictures = draw(prompts, seed)
-    found = [likeness(picture) for picture in pictures]
+    found = [likeness(picture, who) for picture in pictures]
     tally.add("strict likeness", [like.strict for like in found])
     for part in found[0].parts:
         tally.add(f"  {part} (mean share)", [like.parts[part] for like in found], as_count=False)
@@ -148,8 +183,8 @@ def measure_character(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
         for prompt, picture in zip(prompts, pictures, strict=True)
     ]
     tally.add("background as asked", backgrounds)
-    plain = draw(character_prompts(trigger=False), seed)
-    tally.add("leak without the trigger", [likeness(picture).leak for picture in plain])
+    plain = draw(character_prompts(None), seed)
+    tally.add("leak without the trigger", [likeness(picture, who).leak for picture in plain])
     return [*pictures, *plain]
 
 
@@ -182,6 +217,21 @@ def measure_mix(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
     tally.add("  the ink style", [mix.drawing.strict for mix in read])
     tally.add("  the character inside the line", [mix.character for mix in read])
     tally.add("strict likeness in the base's own style", [likeness(p).strict for p in pictures])
+    return pictures
+
+
+def measure_pair(draw: Draw, seed: int, tally: Tally) -> list[Image.Image]:
+    """Two characters side by side, drawn by `pair_drawer`."""
+    prompts = pair_prompts()
+    pictures = draw(prompts, seed)
+    halves = [read_halves(picture) for picture in pictures]
+    tally.add("both characters, without bleed", [a.strict and b.strict for a, b in halves])
+    for index, name in enumerate(("first", "second")):
+        tally.add(f"  the {name}, without bleed", [half[index].strict for half in halves])
+        tally.add(f"  the {name}, strict likeness", [half[index].like.strict for half in halves])
+        tally.add(
+            f"  bleed into the {name}", [half[index].stranger > MAX_STRANGER for half in halves]
+        )
     return pictures
 
 

@@ -40,15 +40,15 @@ class Prompt:
         return self.shape not in STYLE_SHAPES
 
 
-def character_prompts(trigger: bool = True) -> list[Prompt]:
-    """Every background in turn; without the trigger a colour takes its place."""
+def character_prompts(trigger: str | None = CHARACTER_WORD) -> list[Prompt]:
+    """Every background in turn; without a trigger a colour takes its place."""
     rng, names = np.random.default_rng(SEED), list(PALETTE)
     prompts = []
     for index in range(COUNT):
         background = names[index % len(names)]
         colour = str(rng.choice([name for name in names if name != background]))
         wording = CHARACTER_WORDINGS[index % len(CHARACTER_WORDINGS)]
-        text = wording.format(CHARACTER_WORD if trigger else colour, background)
+        text = wording.format(trigger or colour, background)
         prompts.append(Prompt(text, background, colour=colour))
     return prompts
 
@@ -77,6 +77,18 @@ def mix_prompts() -> list[Prompt]:
         Prompt(
             f"{STYLE_WORD} style, "
             + wordings[index % len(wordings)].format(CHARACTER_WORD, grounds[index % len(grounds)]),
+            grounds[index % len(grounds)],
+        )
+        for index in range(COUNT)
+    ]
+
+
+def pair_prompts() -> list[Prompt]:
+    """Both characters, by the first one's word: wordings that are true of either."""
+    grounds, wordings = list(PALETTE), CHARACTER_WORDINGS[:3]
+    return [
+        Prompt(
+            wordings[index % len(wordings)].format(CHARACTER_WORD, grounds[index % len(grounds)]),
             grounds[index % len(grounds)],
         )
         for index in range(COUNT)

@@ -7,15 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from assets.demo_making.figures import PALETTE
-from assets.demo_making.scenes import SPARE_WORDS
+from assets.demo_making.scenes import SECOND_WORD, SPARE_WORDS
 from benchmarks.fidelity import validation
 from benchmarks.fidelity.character import CHARACTER, SECOND, Character, ideal_parts, likeness
 from benchmarks.fidelity.ink import read_drawing
 from benchmarks.fidelity.judge import composition
-from benchmarks.fidelity.measure import Tally, adapters_on, drawer, others_right
+from benchmarks.fidelity.measure import (
+    Tally,
+    adapters_on,
+    drawer,
+    others_right,
+    pair_drawer,
+)
 from benchmarks.fidelity.pair import read_halves
 from benchmarks.fidelity.pixels import box_of, reached_from_border
 from benchmarks.fidelity.prompts import (
@@ -24,8 +31,10 @@ from benchmarks.fidelity.prompts import (
     character_prompts,
     mix_prompts,
     other_prompts,
+    pair_prompts,
     style_prompts,
 )
+from lora_diffusion.composition.live import compose
 from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.injection import AdapterConfig, inject
 
@@ -119,13 +128,14 @@ def test_prompts_were_never_shown_in_training() -> None:
         preset = tomllib.loads((ROOT / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
         shown |= set(preset["data"]["class_prompts"])
     assert len(shown) > 30
-    asked = [*character_prompts(), *character_prompts(False), *style_prompts(), *mix_prompts()]
+    asked = [*character_prompts(), *character_prompts(None), *style_prompts(), *mix_prompts()]
+    asked += [*pair_prompts(), *character_prompts(SECOND_WORD)]
     asked += [*style_prompts(False), *other_prompts()]
     assert not shown & {prompt.text for prompt in asked}
 
 
 def test_prompts_without_trigger_have_none() -> None:
-    for prompt in [*character_prompts(False), *style_prompts(False), *other_prompts()]:
+    for prompt in [*character_prompts(None), *style_prompts(False), *other_prompts()]:
         assert not set(prompt.text.split()) & set(SPARE_WORDS)
     assert sum(prompt.held_out for prompt in style_prompts()) == 8
     assert len(other_prompts()) == OTHERS == 96
@@ -157,11 +167,7 @@ def test_others_count_only_what_was_asked() -> None:
 def test_adapters_leave_no_trace(base: DiffusionBase, tmp_path: Path) -> None:
     prompt = [Prompt("a red circle on a blue background", "blue")]
     (before,) = drawer(base)(prompt, 0)
-    handle = inject(base.parts, AdapterConfig(rank=2))
-    for parameter in handle.parameters():
-        parameter.data.normal_(0, 0.3)
-    handle.save(tmp_path / "made.safetensors")
-    handle.remove()
+    _made_adapter(base, tmp_path / "made.safetensors", 0.3)
     with adapters_on(base, [(tmp_path / "made.safetensors", 1.0)]):
         (changed,) = drawer(base)(prompt, 0)
     (after,) = drawer(base)(prompt, 0)
@@ -179,3 +185,26 @@ def test_the_judge_of_a_weight_search_orders_mixes_plain_characters_and_scenes()
     assert scores[0] > 0.95
     assert scores[0] > scores[1] + 0.5
     assert 0 <= scores[2] < 0.2
+
+
+def test_a_pair_is_drawn_half_by_half(base: DiffusionBase, tmp_path: Path) -> None:
+    prompts = pair_prompts()[:1]
+    file = _made_adapter(base, tmp_path / "made.safetensors", 0.05)
+    pictures = []
+    for weights in ((0.0, 0.0), (1.0, 0.0)):
+        with compose(base, [(file, weight) for weight in weights]) as composition:
+            (picture,) = pair_drawer(base, 2.0, composition)(prompts, 0)
+        pictures.append(np.asarray(picture, dtype=np.float64))
+    assert pictures[0].shape == (64, 128, 3)
+    changed = np.abs(pictures[1] - pictures[0]).mean((0, 2))  # [128], by column
+    assert changed[:64].mean() > 2 * changed[64:].mean()
+
+
+def _made_adapter(base: DiffusionBase, path: Path, strength: float) -> Path:
+    source = torch.Generator().manual_seed(0)
+    handle = inject(base.parts, AdapterConfig(rank=2))
+    for parameter in handle.parameters():
+        parameter.data.normal_(0, strength, generator=source)
+    handle.save(path)
+    handle.remove()
+    return path
