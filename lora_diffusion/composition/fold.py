@@ -45,6 +45,18 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # Share of entries that is kept, where none is given: TIES' own (section 4.1), and half.
 DENSITIES = {"ties": 0.2, "dare": 0.5, "prune": 0.5}
 MERGED_FROM = "modelspec.merged_from"
+# What files say of their base, kept where all that say it agree.
+_OF_THE_BASE = (
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.prediction_type",
+    "modelspec.resolution",
+    "ss_base_model_version",
+    "ss_new_sd_model_hash",
+    "ss_sd_model_name",
+    "ss_v2",
+    "ss_zero_terminal_snr",
+)
 
 OnLayer = Callable[[int, int], None]
 
@@ -147,12 +159,16 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def merged_metadata(ingredients: Sequence[Ingredient], method: str) -> dict[str, str]:
-    """What the header says of where a sum came from; triggers of all are kept."""
+    """What the header says of where a sum came from, of its base, and of all triggers."""
     told = "; ".join(f"{each.name} ({each.weights})" for each in ingredients)
     metadata = {
         MERGED_FROM: ", ".join(each.name for each in ingredients),
         "ss_training_comment": f"folded by {method}: {told}",
     }
+    for key in _OF_THE_BASE:
+        said = {each.adapter.metadata[key] for each in ingredients if key in each.adapter.metadata}
+        if len(said) == 1:
+            metadata[key] = said.pop()
     phrases = [each.adapter.metadata.get("modelspec.trigger_phrase", "") for each in ingredients]
     triggers = dict.fromkeys(word for phrase in phrases for word in phrase.split(", ") if word)
     if triggers:

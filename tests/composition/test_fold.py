@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_diffusion import compose, load
 from lora_diffusion.composition.cut import Limit
@@ -188,7 +188,24 @@ def test_the_file_says_what_it_is_made_of(files, tmp_path):
     assert metadata["ss_training_comment"] == "folded by exact: locon (0.5); lora (0.8)"
     assert metadata["ss_output_name"] == "both"
     assert metadata["ss_base_model_version"] == "sd_v1"
-    assert "lora_diffusion" not in metadata
+    assert not any(key.startswith("lora_diffusion") for key in metadata)
+
+
+def test_what_the_files_say_of_their_base_stays(files, tmp_path):
+    (lora, locon, *_), _ = files
+    told = {
+        "modelspec.prediction_type": "v",
+        "ss_base_model_version": "sd_v2_v",
+        "modelspec.trigger_phrase": "ohwx, ink",
+    }
+    paths = []
+    for path, more in ((lora, {"ss_sd_model_name": "a"}), (locon, {"ss_sd_model_name": "b"})):
+        paths.append(tmp_path / path.name)
+        save_file(load_file(path), paths[-1], metadata=told | more)
+    fold(weighed(paths), tmp_path / "both.safetensors", FoldSettings())
+    metadata = read_header(tmp_path / "both.safetensors").metadata
+    assert told.items() <= metadata.items()
+    assert metadata.get("ss_sd_model_name") is None  # they disagree
 
 
 def test_layers_are_read_and_written_one_at_a_time(files, tmp_path, monkeypatch):
