@@ -327,12 +327,9 @@
       if (answer) take(answer);
     }
 
-    // The Train tab comes to life when it is first opened.
     async function train() {
       await side.keepTyped();
-      Studio.openTab("train");
-      for (let tries = 0; !Studio.trainOn && tries < 100; tries += 1) await new Promise((done) => setTimeout(done, 50));
-      Studio.trainOn?.(tab.summary.folder);
+      Studio.trainOn(tab.summary.folder);
     }
 
     function soon() {
