@@ -36,7 +36,7 @@ from trainers.data.scan import Picture, scan
 from trainers.diffusion import NoiseSchedule
 from trainers.search.denoising import Denoising, share_explained
 
-DIMENSIONS = (64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576)
+DIMENSIONS = (64, 256, 1_024, 4_096, 16_384, 65_536, 262_144)
 RATES = (1e-3, 4e-3)
 STEPS = 100
 BATCH = 8

@@ -4,9 +4,10 @@
 
 It trains the demo character at rank 8 and, with two seeds, at rank 64, and the demo style; then it
 compares their subspaces (Hu et al., arXiv:2106.09685, sections 7.2 and 7.3), tells where character
-and style interfere, and measures the character's intrinsic dimension. What lies in `--runs`
-already is not done again. The pictures go to docs/pictures, the tables into the marked part of
-docs/analysis.md. About an hour on two idle cores, most of it for the intrinsic dimension.
+and style interfere, searches their weights, and measures the character's intrinsic dimension. What
+lies in `--runs` already is not done again. The pictures go to docs/pictures, the tables into the
+marked parts of docs/analysis.md. About an hour on two idle cores, most of it for the intrinsic
+dimension.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+from assets.demo_making.scenes import CHARACTER_WORD, STYLE_WORD
 from benchmarks import intrinsic_dimension
-from benchmarks.intrinsic_dimension import Trial, best_by_dimension
+from benchmarks.fidelity.validation import drawn_mixes
+from benchmarks.intrinsic_dimension import Trial, best_by_dimension, d90
 from lora_diffusion.analyse.pictures import draw_all, draw_curve, draw_subspaces
 from lora_diffusion.analyse.results import Amplified, Analysis, grouped, read
 from lora_diffusion.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "analysis.md", ROOT / "docs" / "pictures"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+_TOWARD, _HELD_OUT = (6, 11), (24, 12)  # pictures, seed
+_TRIALS = 40
 # Every rank has the alpha of the first, as in the paper (section 4.1).
 _RUNS = {
     "rank8": ("demo-character", []),
@@ -114,15 +118,52 @@ def intrinsic_part(file: Path) -> str:
     rows = ["| numbers trained | error gone | of what all weights reach |", "|---|---|---|"]
     rows += [f"| {d:,} | {score:.1%} | {score / whole:.0%} |" for d, score in best.items()]
     share = "" if told["d90"] is None else f", {told['d90'] / told['all_weights']:.1%} of all"
-    return "\n".join([*rows, "", f"d90 = **{reached}**{share} ({told['steps']} steps each)."])
+    projected = [trial for trial in trials if trial.dimension != told["all_weights"]]
+    most = max(trial.score for trial in projected)
+    rows += [
+        "",
+        f"d90 = **{reached}**{share} ({told['steps']} steps each); 90 % of what any projection "
+        f"reaches takes {d90(projected, most):,.0f} numbers.",
+    ]
+    return "\n".join(rows)
 
 
-def write_page(parts: Iterable[str]) -> None:
-    """Put the tables into the marked part of the page."""
+def draw_mixes(folder: Path, count: int, seed: int) -> Path:
+    """Captioned pictures of the character in the style, as the scores are validated with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (picture, background) in enumerate(drawn_mixes(count, seed)):
+        picture.save(folder / f"{number:02}.png")
+        caption = f"{STYLE_WORD} style, a {CHARACTER_WORD} creature on a {background} background"
+        (folder / f"{number:02}.txt").write_text(caption, encoding="utf-8")
+    return folder
+
+
+def search_table(runs: Path, adapters: Iterable[Path]) -> str:
+    """Weights found toward a few pictures, and equal ones, on those and on others."""
+    command = [sys.executable, "-m", "trainers.cli", "search-weights", *map(str, adapters)]
+    command += ["--toward", str(draw_mixes(runs / "toward", *_TOWARD))]
+    command += ["--held_out", str(draw_mixes(runs / "held_out", *_HELD_OUT))]
+    command += ["--trials", str(_TRIALS), "--out", str(runs / "search")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    told = json.loads((runs / "search" / "weights.json").read_text(encoding="utf-8"))
+    found = ", ".join(told["weights"].values())
+    rows = [
+        f"| weights: character, style | the {_TOWARD[0]} | {_HELD_OUT[0]} held out |",
+        "|---|---|---|",
+    ]
+    for name, score in told["scores"]["toward"].items():
+        what = f"found: {found} ({told['trials']} trials)" if name == "found" else name
+        rows.append(f"| {what} | {score:.1%} | {told['scores']['held out'][name]:.1%} |")
+    return "\n".join(rows)
+
+
+def write_page(part: str, texts: Iterable[str]) -> None:
+    """Put texts into the part of the page between `<!-- PART: begin -->` and its end."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(PAGE, "\n\n".join([before + BEGIN, *parts, END + after]))
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    write_text(PAGE, "\n\n".join([before + begin, *texts, end + after]))
 
 
 def main() -> None:
@@ -147,7 +188,9 @@ def main() -> None:
         intrinsic_dimension.RATES,
         intrinsic_dimension.STEPS,
     )
+    write_page("search", [search_table(options.runs, [adapters["rank8"], adapters["style"]])])
     write_page(
+        "figures",
         [
             "![φ of two ranks and of two seeds](pictures/subspaces.png)",
             subspace_table(found),
@@ -155,7 +198,7 @@ def main() -> None:
             amplification_table(found, "rank64"),
             "![Score over d](pictures/intrinsic_dimension.png)",
             intrinsic_part(file),
-        ]
+        ],
     )
 
 

@@ -56,14 +56,15 @@ def test_training_moves_all_weights_by_d_numbers(monkeypatch, tmp_path):
 
 def test_tables_are_put_into_the_marked_part(monkeypatch, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n\n{understanding.BEGIN}\nold\n{understanding.END}\n\nafter\n")
+    page.write_text("before\n\n<!-- figures: begin -->\nold\n<!-- figures: end -->\n\nafter\n")
     monkeypatch.setattr(understanding, "PAGE", page)
     path = "up_blocks.1.resnets.0.conv1"
     rows = [Amplified("rank8", "unet", path, 8, n, 9.0, 2.0, 5.0, 0.5, n / 2) for n in (2, 4, 9)]
     phi = tuple(tuple(0.5 for _ in range(64)) for _ in range(8))
     found = Analysis((), (), (Subspaces("rank8", "rank64", "A", 3, phi, phi),), tuple(rows))
     understanding.write_page(
-        [understanding.subspace_table(found), understanding.amplification_table(found, "rank8")]
+        "figures",
+        [understanding.subspace_table(found), understanding.amplification_table(found, "rank8")],
     )
     text = page.read_text()
     assert text.startswith("before") and text.rstrip().endswith("after") and "old" not in text
