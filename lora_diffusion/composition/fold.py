@@ -46,7 +46,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 DENSITIES = {"ties": 0.2, "dare": 0.5, "prune": 0.5}
 MERGED_FROM = "modelspec.merged_from"
 # What files say of their base, kept where all that say it agree.
-_OF_THE_BASE = (
+OF_THE_BASE = (
     "modelspec.architecture",
     "modelspec.implementation",
     "modelspec.prediction_type",
@@ -165,7 +165,7 @@ def merged_metadata(ingredients: Sequence[Ingredient], method: str) -> dict[str,
         MERGED_FROM: ", ".join(each.name for each in ingredients),
         "ss_training_comment": f"folded by {method}: {told}",
     }
-    for key in _OF_THE_BASE:
+    for key in OF_THE_BASE:
         said = {each.adapter.metadata[key] for each in ingredients if key in each.adapter.metadata}
         if len(said) == 1:
             metadata[key] = said.pop()

@@ -12,14 +12,14 @@ from torch import Tensor
 from lora_diffusion import targets
 from lora_diffusion.algebra import wide
 from lora_diffusion.composition.cut import Limit, cut_dense, cut_factors
-from lora_diffusion.composition.fold import FoldedLayer, OnLayer, check_out
+from lora_diffusion.composition.fold import OF_THE_BASE, FoldedLayer, OnLayer, check_out
 from lora_diffusion.composition.live import check
 from lora_diffusion.composition.terms import relative_error
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.factors import DoRAFactors, Factors, LoRAFactors
 from lora_diffusion.families.stored import StoredBase, open_stored
 from lora_diffusion.formats.lazy import open_lazily
-from lora_diffusion.formats.metadata import SPEC_KEY
+from lora_diffusion.formats.metadata import SPEC_KEY, TrainingFacts, build_metadata
 from lora_diffusion.formats.streaming import AdapterStream
 from lora_diffusion.keys import UNET, LayerKey
 
@@ -128,7 +128,7 @@ def extract(
                 "weights in these layers, so there is nothing to extract."
             )
         comment = f"difference of {ours.path.name} and {theirs.path.name}"
-        stream.save(out, {"ss_training_comment": printable(comment)})
+        stream.save(out, _of_base(theirs) | {"ss_training_comment": printable(comment)})
     return Extracted(tuple(done), tuple(left_out), squares[False] / sum(squares.values()))
 
 
@@ -161,6 +161,14 @@ def _check_alike(ours: StoredBase, theirs: StoredBase) -> None:
             f"{printable(ours.path.name)} and {printable(theirs.path.name)} are not of one shape"
             f"{where}. Give the base that the model was made from."
         )
+
+
+def _of_base(base: StoredBase) -> dict[str, str]:
+    """What a file for this base says of it."""
+    prediction = "v_prediction" if base.prediction == "v_prediction" else "epsilon"
+    facts = TrainingFacts(arch=base.arch, prediction=prediction, base=base.path.name)
+    told = build_metadata(facts)
+    return {key: told[key] for key in OF_THE_BASE if key in told}
 
 
 def _inherited(metadata: Mapping[str, str], comment: str) -> dict[str, str]:

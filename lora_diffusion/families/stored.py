@@ -71,12 +71,14 @@ class StoredBase:
     Attributes:
         path: folder or file.
         arch: `sd15`, `sd21`, `sdxl`.
+        prediction: what it says that it predicts; empty where it does not.
         headers: of every file with weights that adapters go on.
         places: every layer that an adapter fits.
     """
 
     path: Path
     arch: str
+    prediction: str
     headers: tuple[Header, ...]
     places: Mapping[LayerKey, Place]
 
@@ -131,7 +133,8 @@ def open_stored(location: str | Path) -> StoredBase:
     where = printable(path.name)
     if path.is_dir():
         layout.refuse_if_no_model(path, where)
-        arch = _known(detect.folder(path).arch, where)
+        said = detect.folder(path)
+        arch = _known(said.arch, where)
         found = layout.check_complete(path, arch, where, with_tokenizer=False)
         headers = {
             part: [read_header(file) for file in found[part].files] for part in (UNET, *TEXTS[arch])
@@ -142,13 +145,15 @@ def open_stored(location: str | Path) -> StoredBase:
             for header in of_part
             for key, place in _in_folder(part, header)
         }
-        return StoredBase(path, arch, tuple(h for part in headers.values() for h in part), places)
+        every = tuple(header for of_part in headers.values() for header in of_part)
+        return StoredBase(path, arch, said.prediction, every, places)
     header = read_header(path)
-    arch = _known(detect.checkpoint(header, path.with_suffix(".yaml")).arch, where)
+    said = detect.checkpoint(header, path.with_suffix(".yaml"))
+    arch = _known(said.arch, where)
     places = dict(_in_checkpoint(header, arch))
     if not places:
         raise InputError(f"{where}: no layers that an adapter fits were found. {layout.AGAIN}")
-    return StoredBase(path, arch, (header,), places)
+    return StoredBase(path, arch, said.prediction, (header,), places)
 
 
 def _known(arch: str, where: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,22 @@ def test_what_was_baked_is_extracted(base, tmp_path):
     assert one.left_out
     assert 0.05 < one.share_left_out < 1
     assert 0.1 < max_error(one.layers) < 1
+
+
+def test_an_extracted_file_says_what_its_base_predicts(tmp_path):
+    models = other_models.make_sd21()
+    base = other_models.save_sd21(models, tmp_path / "base")  # of v-prediction
+    tuned = Path(shutil.copytree(base, tmp_path / "tuned"))
+    file = next((tuned / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["mid_block.attentions.0.proj_in.weight"] += 0.1
+    save_file(tensors, file)
+    found = extract(tuned, base, tmp_path / "out.safetensors", Limit(1))
+    assert [layer.rank for layer in found.layers] == [1]
+    metadata = read_header(tmp_path / "out.safetensors").metadata
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert metadata["ss_base_model_version"] == "sd_v2_v"
+    assert metadata["ss_sd_model_name"] == "base"
 
 
 def test_what_cannot_be_extracted_is_told(base, tmp_path):
