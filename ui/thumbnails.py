@@ -68,7 +68,8 @@ class Thumbnails:
             beside.write_bytes(content)
             beside.replace(path)
         except OSError:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             return
         self._made += 1
         if self._made % _TRIMMED_EVERY == 1:
