@@ -123,17 +123,17 @@ def parse(argv: list[str]) -> Invocation:
     """
     argv, whole = take_json(argv)
     parser = _parser()
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        JobSpec,  # type: ignore[arg-type]  # any pydantic model works as the schema
-        root_parser=parser,
-        cli_parse_args=argv,
-        cli_hide_none_type=True,
-        parse_args_method=lambda p, args: p.parse_args(args),
-    )
     try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            JobSpec,  # type: ignore[arg-type]  # any pydantic model works as the schema
+            root_parser=parser,
+            cli_parse_args=argv,
+            cli_hide_none_type=True,
+            parse_args_method=lambda p, args: p.parse_args(args),
+        )
         options = source()
     except SettingsError as error:
-        raise InputError(str(error)) from None
+        raise InputError(f"{printable(error)}. Write lists and tables as JSON.") from None
     own = parser.parse_args(argv)
     layers: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
@@ -147,9 +147,9 @@ def parse(argv: list[str]) -> Invocation:
             )
         run_dir = RunDir(Path(own.run))
         layers.append(read_toml(run_dir.spec_file))
-    elif own.plan and own.output_dir is None:
+    elif own.plan and not own.output_dir:
         run_dir = RunDir(Path("run"))
-    elif own.output_dir is None:
+    elif not own.output_dir:
         raise InputError("--output_dir is missing: say where the run's files go.")
     else:
         run_dir = RunDir(Path(own.output_dir))
@@ -185,6 +185,9 @@ def parse(argv: list[str]) -> Invocation:
     )
 
 
+_NO_VALUE = ": expected one argument"
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line with a suggestion."""
 
@@ -193,6 +196,11 @@ class _Parser(argparse.ArgumentParser):
         if unknown != message:
             name = unknown.split()[0]
             raise InputError(f"There is no option {printable(name)}.{_suggest_option(name)}")
+        option = message.removeprefix("argument ").removesuffix(_NO_VALUE)
+        if message.endswith(_NO_VALUE):
+            raise InputError(
+                f"{option} has no value. Give it one, and a negative number as {option}=-1."
+            )
         raise InputError(f"{message}. See --help.")
 
 

@@ -27,7 +27,7 @@ Fit = Literal["under", "good", "over", "diverged", "unknown"]
 # best; learns on where so much of what it learned came in the second half.
 _HARDLY, _WORSE, _LATE = 0.97, 1.01, 0.2
 _CLASS_RISE = 1.05
-_LEAKS, _LEAKS_MUCH = 0.5, 0.7
+_LEAKS, _LEAKS_MUCH = 0.6, 0.75
 _USUAL_RANK = 16
 _MEASUREMENTS = 10
 """Into so many a run is divided where none was asked for."""

@@ -73,6 +73,12 @@ def build(spec: OptimSpec, groups: list[dict[str, Any]]) -> Optimizer:
     return optimizer
 
 
+def check(spec: OptimSpec) -> None:
+    """Raise `InputError` where the optimizer's library is missing."""
+    if spec.kind == "adamw8bit":
+        _adamw8bit()
+
+
 def found_rate(optimizer: Optimizer) -> float:
     """What the first group's rate is multiplied with: Prodigy's estimate d, else 1."""
     return float(optimizer.param_groups[0].get("d", 1.0))

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import make_folder, sweep_rests, write_text
-from trainers import checkpoint, control, devices, jobs, resume, setup
+from trainers import checkpoint, control, devices, jobs, preflight, resume, setup
 from trainers.batch import Batches
 from trainers.data import buckets, prepare
 from trainers.disk import faults_told
@@ -104,7 +104,13 @@ def passes(
 
 
 def _begin(spec: JobSpec, run_dir: RunDir, held: ExitStack, *, resuming: bool, fork: bool) -> Start:
-    """Take hold of the run folder, and find where the run begins."""
+    """Take hold of the run folder, and find where the run begins.
+
+    A folder that the studio has prepared is told of what is wrong by an event, another one not at
+    all: nothing is written there.
+    """
+    if not run_dir.spec_file.exists():
+        preflight.check(spec, run_dir)
     make_folder(run_dir.path)
     try:
         held.enter_context(FileLock(run_dir.lock_file, timeout=0))
@@ -154,6 +160,7 @@ def _run(
     spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: StopSignal, share: Share
 ) -> Passage:
     started, team = time.time(), share.team
+    team.share(lambda: preflight.check(spec, run_dir))
     if start.found_nothing:
         teller.note("There is no checkpoint to resume from: starting at step 0.")
     if spec.model.threads:

@@ -31,14 +31,19 @@ def configure(unet: nn.Module, spec: ModelSpec, placement: Placement) -> None:
         hold_in_fp8(unet, placement)
 
 
+def check_xformers(device: torch.device) -> None:
+    """Raise `InputError` where xformers has no kernels for the device."""
+    if device.type != "cuda":
+        raise InputError("model.attention = xformers needs an NVIDIA GPU. Use sdpa.")
+
+
 def use_xformers(unet: Any, device: torch.device) -> None:
     """Switch the UNet's attention to xformers.
 
     Raises:
         InputError: not installed, or no kernel for this device.
     """
-    if device.type != "cuda":
-        raise InputError("model.attention = xformers needs an NVIDIA GPU. Use sdpa.")
+    check_xformers(device)
     try:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ValueError, NotImplementedError, RuntimeError, OSError) as error:

@@ -230,11 +230,7 @@ def test_resume_without_a_checkpoint_says_so_and_starts(tmp_path, train):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data.folder", "/no/such"], ["/no/such", "data.folder"]),
-        (["--model.base", "no/such/base"], ["no/such/base"]),
         (["--model.device", "cuda:7"], ["model.device", "cuda:7"]),
-        (["--model.precision", "fp16"], ["model.precision", "fp16", "bf16"]),
-        (["--model.attention", "xformers"], ["model.attention", "sdpa"]),
         (["--adapter.targets", "*.nothing"], ["*.nothing"]),
         (["--data.trigger", "sks", "--model.clip_skip", "4"], ["clip_skip"]),
     ],
@@ -248,8 +244,11 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, train, options, words
     assert len(error) == 1
     for word in words:
         assert word in error[0]
-    last = read_events(tmp_path / "run" / "events.jsonl")[0][-1]
-    assert (last.kind, last.body["defect"]) == ("failed", False)
+    if "--model.device" in options:  # seen before anything begins: test_mistakes has more of these
+        assert not (tmp_path / "run").exists()
+    else:
+        last = read_events(tmp_path / "run" / "events.jsonl")[0][-1]
+        assert (last.kind, last.body["defect"]) == ("failed", False)
 
 
 def test_a_damaged_picture_is_named_and_nothing_is_trained(tmp_path, train):

@@ -197,6 +197,12 @@ class DataSpec(Section):
     )
 
     @model_validator(mode="after")
+    def _trigger_is_a_word(self) -> DataSpec:
+        if self.trigger is not None and not self.trigger.strip():
+            raise ValueError("data.trigger is empty: give it a word, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _settings_belong_together(self) -> DataSpec:
         needs = (
             ("bucket_min_px", self.bucket_min_px, "data.buckets", self.buckets),

@@ -57,6 +57,16 @@ class JobSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_ends(self) -> JobSpec:
+        steps, rising = self.schedule.steps, self.optim.lr_warmup_steps
+        if steps is not None and rising is not None and rising >= steps > 0 and rising > 0:
+            raise ValueError(
+                f"optim.lr_warmup_steps ({rising}) must be below schedule.steps ({steps}), or the "
+                "rate never gets where it should be: lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lora_plus_needs_b(self) -> JobSpec:
         if self.optim.lora_plus_ratio is not None and self.adapter.kind not in HAS_B:
             raise ValueError(

@@ -39,6 +39,14 @@ def hold_out(
     return trained, [picture for picture in pictures if digests[picture.name] in chosen]
 
 
+def check_folder(spec: ValidationSpec) -> None:
+    """Raise `InputError` where `validation.folder` is not there."""
+    if spec.folder is not None and not bundled.resolve(spec.folder).is_dir():
+        raise InputError(
+            f"{printable(spec.folder)}: there is no such folder. Check validation.folder."
+        )
+
+
 def of_folder(spec: ValidationSpec, data: DataSpec) -> list[Picture]:
     """The pictures of `validation.folder`, captioned as those of `data.folder` are.
 
@@ -47,9 +55,7 @@ def of_folder(spec: ValidationSpec, data: DataSpec) -> list[Picture]:
     """
     if spec.folder is None:
         return []
-    folder = bundled.resolve(spec.folder)
-    if not folder.is_dir():
-        raise InputError(f"{printable(folder)}: there is no such folder. Check validation.folder.")
+    check_folder(spec)
     found = scan.find(data.model_copy(update={"folder": spec.folder, "subsets": ()}))
     return [picture for picture in found if not picture.is_class]
 

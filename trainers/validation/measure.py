@@ -80,7 +80,8 @@ class Meter:
     def path(self, prompt: str, number: int, side_px: int, encode: Encode) -> list[State]:
         """States on the base's way from noise number `number` to a picture of the prompt.
 
-        DDIM (Song et al., arXiv:2010.02502) without guidance, in a few steps.
+        DDIM (Song et al., arXiv:2010.02502) without guidance, in a few steps. The last, at which
+        next to nothing is left to be decided, is left out.
         """
         base = self._base
         side = side_px // base.latent_factor
@@ -95,7 +96,7 @@ class Meter:
             found.append(State(latent, int(time)))
             output = self._predict(latent, time.reshape(1), conditioning, size)
             latent = sampler.step(output, time, latent, return_dict=False)[0]
-        return found
+        return found[:-1]
 
     @torch.no_grad()
     def predictions(
@@ -136,8 +137,12 @@ class Meter:
         return torch.cat(done)
 
 
-def moved(ours: Sequence[Tensor], base: Sequence[Tensor]) -> float:
-    """Root mean square of (ours - base), as a share of the base's; 0 where nothing changed."""
-    apart = sum(float((one - other).square().sum()) for one, other in zip(ours, base, strict=True))
-    whole = sum(float(other.square().sum()) for other in base)
-    return (apart / whole) ** 0.5 if whole else 0.0
+def moved(ours: Sequence[Tensor], base: Sequence[Tensor]) -> list[float]:
+    """How far predictions are from the base's at each state, as a share of these.
+
+    Root mean squares over the prompts. ours, base: one `[states, c, h, w]` a prompt.
+    """
+    whole = torch.stack(list(base))  # [prompts, states, c, h, w]
+    apart = torch.stack(list(ours)) - whole
+    shares = (apart.square().sum((0, 2, 3, 4)) / whole.square().sum((0, 2, 3, 4))).sqrt()
+    return [float(share) for share in shares]

@@ -167,7 +167,7 @@ class Validator:
     def _movement(self) -> Mapping[str, float | None]:
         """How far predictions move from the base's with the trigger, and the leak: without / with.
 
-        Both as a share of the base's own predictions.
+        The first as a share of the base's own predictions; both are means over the timesteps.
         """
         if not self._states:
             return _NOT_MOVED
@@ -175,8 +175,11 @@ class Validator:
             moved(ours, base)
             for ours, base in zip(self._predictions(), self._base_predictions, strict=True)
         )
-        leak = without / with_trigger if with_trigger else None
-        return {"moved": _number(with_trigger), "leak": _number(leak)}
+        shares = [plain / own for plain, own in zip(without, with_trigger, strict=True) if own > 0]
+        return {
+            "moved": _number(fmean(with_trigger)),
+            "leak": _number(fmean(shares) if shares else None),
+        }
 
     def _write(self, found: LossMap) -> dict[str, str]:
         """The map as a file and as a picture; their paths within the run's folder."""
