@@ -72,7 +72,9 @@
       if (state.polling) return void (state.again = true);
       state.polling = true;
       const wanted = state.run;
-      const answer = await ask("studio_poll", { run: wanted, seen: state.seen });
+      const seen = state.whole ? "" : state.seen;
+      state.whole = false;
+      const answer = await ask("studio_poll", { run: wanted, seen });
       state.polling = false;
       if (state.again) {
         state.again = false;
@@ -88,8 +90,9 @@
       else countDown();
     }
 
+    // Be told the whole run again, also if nothing about it is new.
     function refresh() {
-      state.seen = "";
+      state.whole = true;
       return poll();
     }
 
@@ -103,13 +106,12 @@
     // ---- choosing ----
     function open(id) {
       state.run = id;
-      state.seen = "";
       state.step = null;
       window.Studio.link({ tab: "runs", run: id, step: null });
       if (state.comparing) endComparison();
       mark(id);
       parts.log.open = parts.settings.open = parts.verdict.open = false;
-      poll();
+      refresh();
     }
     window.Studio.openRun = (id) => {
       window.Studio.openTab("runs");
