@@ -108,10 +108,10 @@ def intrinsic_part(file: Path) -> str:
     whole = told["score_of_all"]
     reached = "not reached" if told["d90"] is None else f"{told['d90']:,.0f}"
     draw_curve(
-        {float(d): score for d, score in best.items()},
+        {float(d): score for d, score in best.items() if d != told["all_weights"]},
         0.9 * whole,
-        f"Intrinsic dimension of the demo character: d90 = {reached}",
-        "error on held-out pictures that is gone; dashed: 90 % of what all weights reach",
+        f"Intrinsic dimension of the demo character: d90 {reached}",
+        f"error gone on held-out pictures; dashed: 90 % of what all weights reach ({whole:.0%})",
         "numbers trained, d",
         PICTURES / "intrinsic_dimension.png",
     )
