@@ -29,7 +29,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.layout import PICKLE_ENDINGS
 from lora_diffusion.families.stored import Place, StoredBase, open_stored, stored_tensor
 from lora_diffusion.files import replace_atomically
-from lora_diffusion.formats.header import LENGTH_BYTES, METADATA_KEY, Header
+from lora_diffusion.formats.header import Header
 from lora_diffusion.keys import LayerKey
 
 BAKED_KEY = "lora_diffusion.baked"
@@ -208,13 +208,4 @@ def _copy_rest(base: StoredBase, target: Path) -> tuple[str, ...]:
 def _header_bytes(header: Header, note: str) -> bytes:
     """The file's header with what was baked in it, and without hashes that no longer hold."""
     metadata = {key: text for key, text in header.metadata.items() if key not in _STALE}
-    document: dict[str, object] = {METADATA_KEY: metadata | {BAKED_KEY: note}}
-    for name, entry in header.tensors.items():
-        document[name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [entry.start, entry.end],
-        }
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+    return header.start_with(metadata | {BAKED_KEY: note})

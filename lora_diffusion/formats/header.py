@@ -121,6 +121,19 @@ class Header:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in self.tensors.items()}
 
+    def start_with(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes before the tensors of a file with these tensors and other metadata."""
+        document: dict[str, object] = {METADATA_KEY: dict(metadata)} if metadata else {}
+        for name, entry in self.tensors.items():
+            document[name] = {
+                "dtype": entry.dtype,
+                "shape": list(entry.shape),
+                "data_offsets": [entry.start, entry.end],
+            }
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
 
 def refuse(path: str | Path, reason: str, fix: str = "") -> NoReturn:
     """Raise `AdapterFileError` in the words every format shares: file, reason, fix."""

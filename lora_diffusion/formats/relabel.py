@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import replace_atomically
 from lora_diffusion.formats import hash as hashes
-from lora_diffusion.formats.header import (
-    LENGTH_BYTES,
-    MAX_HEADER_BYTES,
-    METADATA_KEY,
-    Header,
-    read_header,
-)
+from lora_diffusion.formats.header import MAX_HEADER_BYTES, read_header
 
 MODEL_HASH_KEY = "sshs_model_hash"
 LEGACY_HASH_KEY = "sshs_legacy_hash"  # covers the `ss_` keys, so it is false once one changes
@@ -65,7 +58,7 @@ def relabel(source: str | Path, out: str | Path, metadata: Mapping[str, str]) ->
             raise InputError(
                 f"'{printable(key, 60)}': a metadata key has 1 to {_MAX_KEY} letters. Change it."
             )
-    start = _header_bytes(header, final)
+    start = header.start_with(dict(sorted(final.items())))
     if len(start) > MAX_HEADER_BYTES:
         raise InputError(
             f"The metadata makes a header of {len(start):,} bytes; readers take "
@@ -100,16 +93,3 @@ def changed(
             raise InputError(f"'{printable(key, 60)}': the file has no such metadata key.")
         del final[key]
     return final
-
-
-def _header_bytes(header: Header, metadata: Mapping[str, str]) -> bytes:
-    document: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
-    for name, entry in header.tensors.items():
-        document[name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [entry.start, entry.end],
-        }
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -3,7 +3,7 @@
 (() => {
   const Studio = window.Studio;
   const { h, setText, number } = Studio;
-  const POLL_MS = 1000, AT_ONCE = 3;
+  const POLL_MS = 1000, AT_ONCE = 3, MOST_FILES = 5000;
   const TAKEN = /\.(png|jpe?g|jpe|jfif|webp|bmp|gif|tiff?|avif|txt|caption|zip)$|(^|\/)metadata\.jsonl$/i;
   const counted = (n, one) => `${number(n)} ${n === 1 ? one : `${one}s`}`;
   const button = (text, onclick, props = {}) => h("button", { class: "st-button", type: "button", onclick, ...props }, text);
@@ -368,6 +368,7 @@
       if (uploads) return tab.say("bad", "Files are on their way already. Wait for them, or cancel them.");
       const wanted = files.filter(([, path]) => TAKEN.test(path));
       if (!wanted.length) return tab.say("bad", "There was no picture and no caption in it. Add PNG, JPEG or WebP files, or a zip of them.");
+      if (wanted.length > MOST_FILES) return tab.say("bad", `These are ${number(wanted.length)} files. Add at most ${number(MOST_FILES)} at a time, or give the folder's path under Open folder.`);
       uploads = { cancelled: false };
       const done = [];
       const tell = () => showBusy({ text: `Adding ${number(done.length)} of ${counted(wanted.length, "file")}`, share: done.length / wanted.length, cancel: () => (uploads.cancelled = true) });
