@@ -1,6 +1,6 @@
 """What it costs that the samples of a batch use different adapters, and to switch between them.
 
-    python -m benchmarks.multi [--unet sd15|small] [--most N] [--pairs N] [--threads N]
+    python -m benchmarks.multi [--unet sd15|small] [--counts N,N] [--pairs N] [--threads N]
         [--way segments|padded]
 
 On the true SD1.5 UNet with random weights, or one of a fifth of its width, adapters of rank 8 on
@@ -38,7 +38,7 @@ from lora_diffusion.multi.pages import AdapterPages
 
 RANK = 8
 LATENT_SIDE = 8  # 64 px: 128 samples in one batch, on one CPU
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+COUNTS = "1,2,4,8,16,32,64,128"
 FILES = 8  # different ones; more adapters are the same files under other names
 TRAINED = 4
 
@@ -47,7 +47,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Adapters per sample, true SD1.5 UNet.")
     parser.add_argument("--unet", choices=["sd15", "small"], default="sd15")
-    parser.add_argument("--most", type=int, default=128, help="adapters in one batch (default 128)")
+    parser.add_argument("--counts", default=COUNTS, help=f"adapters in a batch (default {COUNTS})")
     parser.add_argument("--pairs", type=int, default=5, help="neighbouring pairs per ratio")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--way", choices=["segments", "padded"], help="default: the device's own")
@@ -67,7 +67,8 @@ def main() -> None:
         for number in range(FILES):
             paths.append(Path(folder, f"a{number}.safetensors"))
             save_adapter(random_adapter(unet, number), paths[-1], dtype="fp16")
-        time_batches(unet, paths, options.most, options.pairs)
+        counts = [int(count) for count in options.counts.split(",")]
+        time_batches(unet, paths, counts, options.pairs)
         time_switches(unet, paths)
     del unet
     compare_training(options.pairs)
@@ -86,12 +87,12 @@ def mix_of(number: int) -> Mix:
     return [(str(number), Weights(0.8))]
 
 
-def time_batches(unet: Any, paths: list[Path], most: int, pairs: int) -> None:
-    """Batches of 1 to `most` samples with an adapter each."""
-    pages = pages_for(unet, paths, most, 1 << 33)
+def time_batches(unet: Any, paths: list[Path], counts: list[int], pairs: int) -> None:
+    """Batches of so many samples with an adapter each."""
+    pages = pages_for(unet, paths, max(counts), 1 << 33)
     per_sample = PerSample({UNET: unet}, pages)
     print(f"\n{'samples':>7}  one batch / base       one by one / base  samples/CPU s  adapters")
-    for count in (n for n in COUNTS if n <= most):
+    for count in counts:
         mixes = [mix_of(number) for number in range(count)]
         base = forward_of(unet, count)
         one = forward_of(unet, 1)
@@ -105,9 +106,8 @@ def time_batches(unet: Any, paths: list[Path], most: int, pairs: int) -> None:
                 with per_sample.drawing([mix]):
                     one()
 
-        few = pairs if count <= 16 else max(2, pairs // 2)
         print(
-            f"{count:>7}  {compared(together, base, few)}  {compared(one_by_one, base, few)}  "
+            f"{count:>7}  {compared(together, base, pairs)}  {compared(one_by_one, base, pairs)}  "
             f"{count / cpu_seconds(together):>13.2f}  {pages.device_bytes / 1e6:>5.0f} MB"
         )
 
