@@ -7,8 +7,9 @@ It reads one JSON object a line from standard input and answers on standard outp
 | `draw` | `base`, `adapters`: `[{file, weights, mask, prompt, window}]` (`mask`: a PNG, white |
 | | where it acts; `prompt`: what is drawn there; `window`: whether as a picture of its own), |
 | | `prompt`, `negative`, `seed`, `sampler`, |
-| | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `out`: the PNG to write; how the |
-| | base is read, as in a run's settings: `tokenizer`, `prediction`, `zero_snr`, `clip_skip` |
+| | `sampling_steps`, `cfg`, `size_px` (null: the base's own), `width_px` (null: as high), |
+| | `out`: the PNG to write; how the base is read, as in a run's settings: `tokenizer`, |
+| | `prediction`, `zero_snr`, `clip_skip` |
 
 | it writes | fields |
 | --- | --- |
@@ -81,6 +82,7 @@ class DrawRequest(BaseModel):
     sampling_steps: int = Field(25, ge=1, le=1000)
     cfg: float = Field(7.0, ge=0, le=50, allow_inf_nan=False)
     size_px: int | None = Field(None, ge=32, le=4096, multiple_of=8)
+    width_px: int | None = Field(None, ge=32, le=4096, multiple_of=8)
     out: Path
     tokenizer: str | None = None
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
@@ -122,7 +124,7 @@ class Studio:
             seed=request.seed,
             sampling_steps=request.sampling_steps,
             cfg=request.cfg,
-            width_px=side_px,
+            width_px=request.width_px or side_px,
             height_px=side_px,
             sampler=request.sampler,
         )

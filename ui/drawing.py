@@ -34,6 +34,7 @@ class WeightedFile:
         weights: as `composition.weights.Weights` writes them.
         mask: a PNG, white where it acts; None is the whole picture.
         prompt: what is drawn there; None is the picture's own prompt.
+        window: whether the place is drawn as a picture of its own.
     """
 
     file: str
@@ -41,13 +42,15 @@ class WeightedFile:
     modified_ns: int
     mask: str | None = None
     prompt: str | None = None
+    window: bool = False
 
 
 @dataclass(frozen=True)
 class Drawing:
     """One picture to draw. Equal drawings are equal pictures.
 
-    `size_px` None is the base's own size. The last four say how the base is read.
+    `size_px` None is the base's own size, `width_px` None as much. The four before the latter say
+    how the base is read.
     """
 
     base: str
@@ -63,6 +66,7 @@ class Drawing:
     prediction: str = "auto"
     zero_snr: bool | None = None
     clip_skip: int = 1
+    width_px: int | None = None
 
 
 class Drawer:

@@ -99,7 +99,7 @@ def drawer(
 def pair_drawer(base: DiffusionBase, guidance: float, composition: Composition) -> Draw:
     """As `drawer`, twice as wide: the composition's first adapter left, its second one right.
 
-    Each half reads the prompt with its own trigger word.
+    Each half is a window: drawn as a picture of its own, from the prompt with its own trigger word.
     """
     left = torch.zeros(base.native_size_px, 2 * base.native_size_px)
     left[:, : base.native_size_px] = 1.0
@@ -110,7 +110,7 @@ def pair_drawer(base: DiffusionBase, guidance: float, composition: Composition) 
         for index, prompt in enumerate(prompts):
             texts = prompt.text, prompt.text.replace(CHARACTER_WORD, SECOND_WORD)
             for (name, mask), text in zip(masks.items(), texts, strict=True):
-                composition.set_region(name, Region(name, mask, text))
+                composition.set_region(name, Region(name, mask, text, window=True))
             spec = _spec(base, guidance, prompt.text, seed, index, widths=2)
             pictures += composition.draw([spec])
         return pictures

@@ -112,12 +112,14 @@ class Cards:
 
     def _library_card(self, adapter: Adapter, card: Card, base: str) -> Json:
         tags = " ".join(tag for tag, _ in card.tags)
+        trigger = next(iter(card.trigger_words), "")
+        captions = [tag for tag, _ in card.tags if trigger and trigger in tag and tag != trigger]
         problem = card.broken or (self._misfit(adapter.path, base, card.arch) if base else "")
         return {
             "id": adapter.id,
             "title": adapter.title,
             "step": None,
-            "prompts": [],
+            "prompts": [printable(caption, 300) for caption in captions[:1]],
             "thumbnail": self.library.thumbnail(card, THUMBNAIL_PX),
             **_facts(card.arch, card.kind, card.rank, card.trigger_words),
             "words": printable(f"{tags} {card.base} {card.description}", 1000),

@@ -45,7 +45,8 @@ class Wanted:
     seed: int
     steps: int
     cfg: float
-    size_px: int
+    width_px: int
+    height_px: int
 
 
 def read_chosen(asked: object, cards: Cards) -> tuple[Chosen, ...]:
@@ -85,6 +86,7 @@ def read_wanted(asked: Any, cards: Cards) -> Wanted:
     base = str(asked.get("base") or "")
     if not base:
         raise InputError("Base model: choose one.")
+    width, height = _size(asked.get("size"))
     return Wanted(
         base=base,
         chosen=read_chosen(asked.get("chosen"), cards),
@@ -93,7 +95,8 @@ def read_wanted(asked: Any, cards: Cards) -> Wanted:
         seed=int(_number(asked, "seed", "Seed", 0, _MAX_SEED, whole=True)),
         steps=int(_number(asked, "steps", "Steps", 1, 150, whole=True)),
         cfg=_number(asked, "cfg", "Guidance", 0, 30),
-        size_px=int(_number(asked, "size", "Size", 32, 2048, whole=True)),
+        width_px=width,
+        height_px=height,
     )
 
 
@@ -149,6 +152,15 @@ def _cells(one: Mapping[str, Any], title: str) -> str:
     if not isinstance(cells, str) or not re.fullmatch(rf"[01]{{{CELLS * CELLS}}}", cells):
         raise InputError(f"{printable(title, 60)}: paint where it acts, or choose another place.")
     return cells if "1" in cells else ""
+
+
+def _size(typed: object) -> tuple[int, int]:
+    """Width and height of `512` or `768x512`."""
+    found = re.fullmatch(r"([0-9]{1,5})(?: ?[x×] ?([0-9]{1,5}))?", str(typed or "").strip())
+    sides = [int(side) for side in found.groups() if side] if found else [0]
+    if not all(32 <= side <= 2048 and side % 8 == 0 for side in sides):
+        raise InputError("Size: type 512 or 768x512, sides from 32 to 2,048 that 8 divides.")
+    return sides[0], sides[-1]
 
 
 def _number(

@@ -115,7 +115,7 @@ def sheet_functions(
         verb = ["grid", "--base", wanted.base, "--prompt", wanted.prompt]
         verb += ["--negative", wanted.negative] if wanted.negative else []
         verb += ["--seed", str(wanted.seed), "--steps", str(wanted.steps)]
-        verb += ["--cfg", f"{wanted.cfg:g}", "--size", str(wanted.size_px)]
+        verb += ["--cfg", f"{wanted.cfg:g}", "--size", f"{wanted.width_px}x{wanted.height_px}"]
         for one in wanted.chosen:
             verb += ["--adapter", _weighted(one)]
         for flag in ("x", "y"):

@@ -76,6 +76,7 @@ def _drawing(context: Context, wanted: Wanted) -> Drawing:
                 modified_ns=_modified(one.adapter.path, one.adapter.title),
                 mask=str(write_place(context.drawer.scratch(), one.cells)) if one.cells else None,
                 prompt=one.there or None,
+                window=bool(one.cells),
             )
             for one in wanted.chosen
         ),
@@ -84,7 +85,8 @@ def _drawing(context: Context, wanted: Wanted) -> Drawing:
         seed=wanted.seed,
         sampling_steps=wanted.steps,
         cfg=wanted.cfg,
-        size_px=wanted.size_px,
+        size_px=wanted.height_px,
+        width_px=wanted.width_px,
         **drawn_as(spec, wanted.base),
     )
 

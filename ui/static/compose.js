@@ -254,7 +254,7 @@
     const [negative, negativeField] = field("Not in the picture", { type: "text", maxlength: "2000" });
     const [steps, stepsField] = field("Steps", { type: "number", min: 1, max: 150 });
     const [cfg, cfgField] = field("Guidance", { type: "number", min: 0, max: 30, step: "0.5" });
-    const [size, sizeField] = field("Size (px)", { type: "number", min: 32, max: 2048, step: 8 });
+    const [size, sizeField] = field("Size (px)", { type: "text", placeholder: "512 or 768x512" });
     const drawButton = h("button", { class: "st-button st-primary", type: "button", id: "st-draw", onclick: () => draw() }, "Draw");
     const dice = h("button", { class: "st-button", type: "button", title: "Another seed", onclick: () => { seed.value = String(Math.floor(Math.random() * 1e6)); draw(); } }, "Another");
     const compare = h("button", { class: "st-button", type: "button", "aria-pressed": "false", onclick: () => { state.compare = !state.compare; compare.setAttribute("aria-pressed", String(state.compare)); keep(); drawPicture(); } }, "Compare with base");

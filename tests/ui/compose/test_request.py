@@ -97,9 +97,12 @@ def test_the_same_adapter_twice(cards: Cards) -> None:
         ({"cfg": "inf"}, "Guidance"),
         ({"size": "31"}, "Size"),
         ({"size": None}, "Size"),
+        ({"size": "64x65"}, "Size"),
+        ({"size": "64x64x64"}, "Size"),
     ],
 )
 def test_what_can_not_be_drawn(cards: Cards, change: dict[str, Any], said: str) -> None:
-    assert read_wanted({**_FIELDS, "chosen": []}, cards).seed == 7
+    good = read_wanted({**_FIELDS, "chosen": [], "size": "128x64"}, cards)
+    assert (good.seed, good.width_px, good.height_px) == (7, 128, 64)
     with pytest.raises(InputError, match=f"^{said}"):
         read_wanted({**_FIELDS, "chosen": [], **change}, cards)

@@ -126,3 +126,15 @@ def test_interference_tells_pairs_without_layers(ask: Ask, tasks: Done) -> None:
     assert json.dumps(told)
     one = {**_MIX, "chosen": _MIX["chosen"][:1]}
     assert set(ask("compose_interference", **one)) == {"error"}
+
+
+def test_the_demo_adapters_come_with_pictures_and_fit_the_demo_base(ask: Ask) -> None:
+    assert ask("compose_demo") == {} and ask("compose_demo") == {}
+    offered = ask("compose_offer", base="bundled:demo_base")["cards"]
+    demo = {card["id"]: card for card in offered if card["id"].startswith("file/")}
+    assert set(demo) == {
+        f"file/demo-{name}.safetensors" for name in ("character", "second", "style")
+    }
+    for card in demo.values():
+        assert not card["problem"] and card["thumbnail"] and card["trigger"]
+        assert card["trigger"].split(",")[0] in card["prompts"][0]

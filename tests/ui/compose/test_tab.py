@@ -92,7 +92,7 @@ def test_a_place_becomes_a_mask(ask: Ask, artist: Artist) -> None:
     _ended(ask, ask("compose_draw", **{**_MIX, "chosen": [chosen]})["job"])
     placed = artist.asked[1].adapters[0]
     assert placed.mask is not None and Path(placed.mask).is_file()
-    assert placed.prompt == "a red fox"
+    assert placed.prompt == "a red fox" and placed.window
 
 
 def test_only_the_newest_of_the_waiting_is_drawn(ask: Ask, artist: Artist) -> None:
