@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError, printable
+from lora_diffusion.families.detect import TITLES
 from lora_diffusion.families.locate import locate
 from lora_diffusion.families.outline import outline
 from trainers import devices
@@ -24,8 +25,11 @@ from trainers.validation.choice import check_folder
 _MIN_FREE_MB = 100
 
 
-def check(spec: JobSpec, run_dir: RunDir) -> None:
+def check(spec: JobSpec, run_dir: RunDir, *, begins: bool = True) -> None:
     """Look at all that a start needs, the quickest first.
+
+    Args:
+        begins: whether training begins at step 0; a resumed one needs no adapter to start from.
 
     Raises:
         InputError: the first thing that is wrong.
@@ -40,10 +44,10 @@ def check(spec: JobSpec, run_dir: RunDir) -> None:
         read_prompts(bundled.resolve(spec.preview.prompts_file))
     scan.outline(spec.data)
     check_folder(spec.validation)
-    if spec.adapter.start_from and not Path(spec.adapter.start_from).expanduser().exists():
+    start = spec.adapter.start_from
+    if begins and start and not Path(start).expanduser().exists():
         raise InputError(
-            f"adapter.start_from: {printable(spec.adapter.start_from)}: there is no such file. "
-            "Check the path."
+            f"adapter.start_from: {printable(start)}: there is no such file. Check the path."
         )
     _check_base(spec.model)
     placement = devices.choose(spec.model)
@@ -77,6 +81,7 @@ def _check_base(model: ModelSpec) -> None:
     found = outline(model.base, model.arch).arch
     if found != model.arch:
         raise InputError(
-            f"model.base: {printable(model.base)} is {found}, and model.arch is {model.arch}. "
+            f"model.base: {printable(model.base)} is {TITLES[found]} ({found}), and {model.arch} "
+            "was asked for. "
             "Choose another base or preset, or set model.arch to auto."
         )

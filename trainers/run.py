@@ -160,7 +160,7 @@ def _run(
     spec: JobSpec, run_dir: RunDir, start: Start, teller: Teller, stop: StopSignal, share: Share
 ) -> Passage:
     started, team = time.time(), share.team
-    team.share(lambda: preflight.check(spec, run_dir))
+    team.share(lambda: preflight.check(spec, run_dir, begins=start.point is None))
     if start.found_nothing:
         teller.note("There is no checkpoint to resume from: starting at step 0.")
     if spec.model.threads:

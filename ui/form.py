@@ -139,7 +139,8 @@ def _shape(info: FieldInfo) -> tuple[Kind, bool, tuple[str, ...]]:
     if origin is Literal:
         return "choice", optional, tuple(map(str, get_args(annotation)))
     if origin is tuple:
-        return ("lines" if get_args(annotation)[0] is str else "toml"), optional, ()
+        one = get_args(annotation)[0]
+        return ("lines" if one is str or get_origin(one) is Literal else "toml"), optional, ()
     if origin is dict:
         return "table", optional, ()
     return ("number" if annotation in (int, float) else "text"), optional, ()

@@ -71,6 +71,8 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
     handle = setup.put_adapter(base, spec)
     previewer = Previewer(base, spec, [SamplePrompt("sks")], base.native_size_px, pictures)
     prompts = setup.cache_prompts(base, spec, dataset, previewer, lambda *_: None)
+    if prompts is not None:
+        base.free_text_encoders()
     order = prepare.make_run_order(spec, dataset)
     trainer = Trainer(
         spec,

@@ -80,10 +80,10 @@ def changed(found: Explanation) -> dict[str, str]:
         assert not any(each.setting for each in found.advice)
         return {}
     words = shlex.split(found.command)
-    invocation = parse(words[words.index("--config") :])
-    assert not invocation.run_dir.path.exists()
+    run = parse(words[words.index("--config") :]).runs[0]
+    assert not run.run_dir.path.exists()
     return {
-        each.setting: str(getattr(getattr(invocation.spec, section), name))
+        each.setting: str(getattr(getattr(run.spec, section), name))
         for each in found.advice
         if each.setting
         for section, _, name in [each.setting.partition(".")]

@@ -113,8 +113,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
         outputs: list[Tensor] = []
         finish = Outputs.finish
 
-        def finish_and_look(self: Outputs, total: int) -> Path:
-            path = finish(self, total)
+        def finish_and_look(self: Outputs, total: int, stopped_early: str) -> Path:
+            path = finish(self, total, stopped_early)
             outputs.append(output(self.base, conditioning))
             return path
 

@@ -86,7 +86,7 @@ def test_its_header_is_the_command_that_runs_it(name: str) -> None:
     command = " ".join(header).partition("python -m trainers.dreambooth_lora ")[2]
     words = command.replace("\\ ", "").split()
     options = words[: words.index("--data.trigger") + 2]
-    spec = parse(options).spec
+    spec = parse(options).runs[0].spec
     assert options[:2] == ["--preset", name]
     assert spec.adapter == preset(name).adapter
     settings = [line for line in text.splitlines() if line[:1].isalpha() and " = " in line]
