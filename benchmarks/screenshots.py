@@ -105,12 +105,12 @@ def _runs(page: Page) -> Iterator[str]:
         page.wait_for_timeout(300)
         yield "hover"
     for name in ("finished", "stopped"):
-        page.locator(f'[data-tick="{name}"]').check(force=True)
+        page.locator(f'[data-tick="{name}"]').evaluate("tick => tick.click()")
     page.get_by_role("button", name="Compare 2 runs").click()
     page.wait_for_timeout(400)
     yield "compared"
     for name in ("finished", "stopped"):
-        page.locator(f'[data-tick="{name}"]').uncheck(force=True)
+        page.locator(f'[data-tick="{name}"]').evaluate("tick => tick.click()")
 
 
 def _train(page: Page) -> Iterator[str]:

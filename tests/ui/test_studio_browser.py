@@ -160,6 +160,25 @@ def _try_it(page: Page) -> None:
         }"""
     )
     assert same, "at weight 0 both pictures must be the base's"
+    _fold_with_the_demo_style(page)
+
+
+def _fold_with_the_demo_style(page: Page) -> None:
+    """A second adapter from the demo's, and one file out of both that programs read."""
+    page.get_by_label("Draw as I change weights").uncheck()
+    page.get_by_label("Weight, exact").fill("0.8")
+    page.get_by_role("button", name="Get the demo adapters").click()
+    page.locator(".st-adapter", has_text="Demo style").click()
+    expect(page.locator(".st-mix")).to_have_count(2)
+    page.get_by_role("button", name="Fold into one file").click()
+    page.get_by_role("button", name="Fold", exact=True).click()
+    expect(page.locator(".st-report")).to_contain_text("Largest error", timeout=120_000)
+    reader = page.locator(".st-readers li", has_text="sd-scripts")
+    expect(reader).to_contain_text("reads it", timeout=120_000)
+    with page.expect_download() as caught:
+        page.get_by_role("link", name="Export").click()
+    assert caught.value.suggested_filename == "quick + Demo style.safetensors"
+    page.keyboard.press("Escape")
 
 
 def _download(page: Page, folder: Path) -> None:

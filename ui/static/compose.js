@@ -47,9 +47,10 @@
     const cards = h("div", { class: "st-cards" });
     const reading = h("small", { class: "st-muted", role: "status" });
     let again = null;
+    const demo = h("button", { class: "st-link", type: "button", hidden: true, onclick: (event) => getDemo(event) }, "Get the demo adapters");
     const shelf = h("aside", { class: "st-shelf" },
       h("label", { class: "st-field" }, h("span", {}, "Base model"), base),
-      h("div", { class: "st-field" }, h("span", {}, "Adapters"), search, reading), cards);
+      h("div", { class: "st-field" }, h("span", {}, "Adapters"), search, reading), cards, demo);
 
     function drawShelf() {
       const wanted = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
@@ -59,6 +60,7 @@
         return wanted.every((word) => text.includes(word));
       });
       cards.replaceChildren(...shown.map(cardButton));
+      demo.hidden = !state.base.endsWith("demo_base") || state.cards.some((card) => card.id.startsWith("file/demo-"));
       if (!shown.length && finals.length) cards.append(h("p", { class: "st-muted" }, "Nothing here matches."));
     }
 
@@ -378,10 +380,12 @@
           h("button", { class: "st-button", type: "button", onclick: () => window.Studio.openTab("train") }, "Train one"))));
     }
     async function getDemo(event) {
-      event.currentTarget.disabled = true;
+      const button = event.currentTarget;
+      button.disabled = true;
       const answer = await ask("compose_demo", {});
-      complain(answer.error);
+      button.disabled = false;
       await refresh();
+      if (answer.error) complain(answer.error);
     }
 
     async function refresh() {
