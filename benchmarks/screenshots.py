@@ -89,7 +89,9 @@ def _show(page: Page, tab: str, *, empty: bool) -> Iterator[str]:
         yield from _dataset(page)
     elif tab == "tools" and not empty:
         yield from _tools(page)
-    elif empty or tab in ("compose", "settings"):
+    elif tab == "compose" and not empty:
+        yield from _compose(page)
+    elif empty or tab == "settings":
         yield "empty" if empty else "ready"
 
 
@@ -111,6 +113,35 @@ def _runs(page: Page) -> Iterator[str]:
     yield "compared"
     for name in ("finished", "stopped"):
         page.locator(f'[data-tick="{name}"]').evaluate("tick => tick.click()")
+
+
+def _compose(page: Page) -> Iterator[str]:
+    demo = page.get_by_role("button", name="Get the demo adapters")
+    if demo.is_visible():
+        demo.click()
+    page.locator(".st-adapter", has_text="Demo style").wait_for()
+    page.get_by_label("Draw as I change weights").uncheck()
+    yield "ready"
+    for name in ("Demo character", "Demo style"):
+        page.locator(".st-adapter", has_text=name).click()
+    page.get_by_label("Steps", exact=True).evaluate("input => { input.value = '12' }")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.wait_for_timeout(1_200)
+    yield "busy"
+    page.locator(".st-frame img").wait_for(timeout=120_000)
+    page.get_by_role("button", name="Compare with base").click()
+    page.get_by_role("button", name="Do they get").click()
+    page.locator(".st-heat").wait_for(timeout=120_000)
+    yield "compared"
+    page.get_by_role("button", name="Fold into one file").click()
+    page.get_by_role("button", name="Fold", exact=True).click()
+    page.locator(".st-readers .st-yes").first.wait_for(timeout=120_000)
+    yield "finished"
+    page.keyboard.press("Escape")
+    page.get_by_label("Seed").fill("much")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator(".st-compose .st-bad").first.wait_for()
+    yield "error"
 
 
 def _train(page: Page) -> Iterator[str]:

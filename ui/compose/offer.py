@@ -8,6 +8,7 @@ from typing import Any
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.outline import Outline, outline
 from lora_diffusion.keys import TEXT_ENCODER_2
+from trainers.layering import build_spec, read_preset
 from trainers.spec import JobSpec, PreviewSpec
 from ui import models, words
 from ui.compose.cards import Adapter, Cards
@@ -19,6 +20,7 @@ _TWO_TEXTS = (
     ("unet", "UNet"), ("text_encoder", "Text encoder 1"), ("text_encoder_2", "Text encoder 2")
 )  # fmt: skip
 _USUAL_SIZE_PX = 512
+_DEMO_PRESET = "demo-character"
 
 
 def offer(context: Context, cards: Cards, wanted: str) -> Json:
@@ -77,6 +79,8 @@ def _defaults(base: str, told: Outline | None, adapters: list[Adapter]) -> Json:
     spec: JobSpec | None = next(
         (a.spec for a in adapters if a.spec and a.spec.model.base == base), None
     )
+    if spec is None and base == models.DEMO_BASE:
+        spec = build_spec([read_preset(_DEMO_PRESET)])
     preview = spec.preview if spec else PreviewSpec()
     size = preview.size_px or (spec.data.resolution_px if spec else None)
     return {

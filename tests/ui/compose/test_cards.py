@@ -57,4 +57,4 @@ def test_the_offer_has_the_blocks_of_the_base(context: Context) -> None:
     assert told["base"] == "bundled:demo_base"
     names = [name for name, _ in told["blocks"]]
     assert names[0] == "down.0" and "mid" in names and names[-1].startswith("up.")
-    assert told["defaults"]["size"] == 64
+    assert told["defaults"]["size"] == 64 and told["defaults"]["cfg"] == 2  # as its presets draw
