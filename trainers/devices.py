@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +59,9 @@ def make_accelerator(placement: Placement) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     os.environ["ACCELERATE_TORCH_DEVICE"] = str(placement.device)
     mixed = "no" if placement.precision == "fp32" else placement.precision
-    return Accelerator(
-        mixed_precision=mixed,
-        cpu=placement.device.type == "cpu",
-    )
+    with warnings.catch_warnings():  # of the threads that it then sets by itself
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS", category=UserWarning)
+        return Accelerator(mixed_precision=mixed, cpu=placement.device.type == "cpu")
 
 
 def peak_bytes(device: torch.device) -> int:
