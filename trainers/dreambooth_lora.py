@@ -20,11 +20,11 @@ from pydantic_settings import CliSettingsSource, SettingsError
 from lora_diffusion.errors import InputError, printable
 from trainers.argv import take_json
 from trainers.importing import read_config
-from trainers.jobs import RunDir
+from trainers.jobs import SWEEP_FILE, RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
-from trainers.sweep_spec import SWEEP_FILE, Member, members, members_in
+from trainers.sweep_spec import Member, members, members_in
 
 PROGRAM = "python -m trainers.dreambooth_lora"
 _OWN_OPTIONS = (

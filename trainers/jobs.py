@@ -21,6 +21,7 @@ from trainers.events import OUTCOMES, Event, read_events
 from trainers.layering import build_spec, read_toml, to_toml
 from trainers.spec import JobSpec
 
+SWEEP_FILE = "sweep.json"  # in the folder of a sweep, whose runs lie in it
 Status = Literal["prepared", "running", "finished", "stopped", "failed", "interrupted"]
 
 
@@ -149,6 +150,14 @@ def record_own_process(run: RunDir) -> None:
     record_process(run, os.getpid())
 
 
+def process_id(run: RunDir) -> int | None:
+    """The recorded process's number, which the runs of a sweep may share; None without one."""
+    try:
+        return int(json.loads(run.process_file.read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def is_alive(run: RunDir) -> bool:
     """Whether the process in `process.json` still runs (and is not another with its number)."""
     try:
@@ -186,17 +195,25 @@ def stop(run: RunDir) -> bool:
     """Ask the run to save and stop. Returns whether there was a process to ask."""
     if not is_alive(run):
         return False
-    pid = int(json.loads(run.process_file.read_text(encoding="utf-8"))["pid"])
+    pid = process_id(run)
+    if pid is None:
+        return False
     os.kill(pid, signal.SIGTERM)
     return True
 
 
 def list_runs(runs: Path) -> list[RunDir]:
-    """Run folders directly under `runs`, newest first."""
+    """Run folders directly under `runs` and in the sweeps there, newest first."""
     if not runs.is_dir():
         return []
-    found = [RunDir(p.parent) for p in runs.glob("*/spec.toml")]
+    folders = [runs, *(file.parent for file in runs.glob(f"*/{SWEEP_FILE}"))]
+    found = [RunDir(p.parent) for folder in folders for p in folder.glob("*/spec.toml")]
     return sorted(found, key=lambda r: r.spec_file.stat().st_mtime, reverse=True)
+
+
+def run_name(runs: Path, run: RunDir) -> str:
+    """What a run of `list_runs` is called: its folder's name, in a sweep `SWEEP/NAME`."""
+    return run.path.relative_to(runs).as_posix()
 
 
 def wait(run: RunDir, seconds: float) -> bool:

@@ -26,7 +26,7 @@ _LOCK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """A place in the queue: a run folder's name, and whether its run goes on or begins."""
+    """A place in the queue: a run's name (`jobs.run_name`), and whether it goes on or begins."""
 
     name: str
     resume: bool = False
@@ -57,7 +57,7 @@ class Queue:
 
     def add(self, run: RunDir, *, resume: bool = False) -> None:
         """Put a prepared run, or one that is to be resumed, at the end."""
-        entry = Waiting(run.path.name, resume)
+        entry = Waiting(jobs.run_name(self._runs, run), resume)
         with self._lock:
             self._write([*(w for w in self.waiting() if w.name != entry.name), entry])
 
@@ -157,6 +157,7 @@ def _parse(entry: object) -> Waiting | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return None
     name = entry["name"]
-    if Path(name).name != name or name in {"", ".", ".."}:
+    parts = name.split("/")
+    if len(parts) > 2 or any(Path(p).name != p or p in {"", ".", ".."} for p in parts):
         return None
     return Waiting(name, entry.get("resume") is True)

@@ -16,14 +16,14 @@ from types import MappingProxyType
 
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import write_text
-from trainers.jobs import last_event
+from trainers.jobs import SWEEP_FILE, last_event
 from trainers.layering import to_toml
 from trainers.run import Outcome, Passage, passes
 from trainers.sharing import SweepShare, Together
 from trainers.stopping import StopSignal
 from trainers.sweep_outcome import SweepOutcome
 from trainers.sweep_ray import train_on_ray
-from trainers.sweep_spec import SWEEP_FILE, Member
+from trainers.sweep_spec import Member
 from trainers.team import size_here
 
 

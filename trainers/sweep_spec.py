@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_diffusion.errors import InputError, printable
-from trainers.jobs import RunDir
+from trainers.jobs import SWEEP_FILE, RunDir
 from trainers.layering import Layer, build_spec, read_toml
 from trainers.spec import JobSpec
 
-SWEEP_FILE = "sweep.json"
 MAX_RUNS = 128
 _SETTING = re.compile(r"([a-z0-9_]+)\.([a-z0-9_]+)")
 _HELP = "Write it like --sweep adapter.rank=4,8,16, or name a TOML file of runs."

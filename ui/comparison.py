@@ -58,8 +58,8 @@ def _run(follower: Follower, shelf: Shelf) -> Json:
                 }
             )
     return {
-        "id": follower.run.path.name,
-        "title": printable(follower.run.path.name, 80),
+        "id": follower.name,
+        "title": follower.title,
         "step": progress.step,
         "total": progress.total,
         "loss": f"{progress.loss.smooth[-1]:.4f}" if progress.step else "–",

@@ -57,21 +57,20 @@ def duration(spec: JobSpec, runs: Iterable[Follower]) -> Json:
     """`{seconds, text, note}` by the newest run on the same base and picture size.
 
     Its pace a picture is taken; `seconds` is None where there was no such run, or no length in
-    steps.
+    steps. Runs of a sweep took turns, so theirs is passed over.
     """
     for follower in [*runs][:_MANY_RUNS]:
         other, pace = follower.spec(), follower.latest.pace
-        if other is None or pace is None or _alike(other) != _alike(spec):
+        if follower.sweep or other is None or pace is None or _alike(other) != _alike(spec):
             continue
         steps = spec.schedule.steps
         if steps is None:
             break
         seconds = steps * pace * _pictures(spec) / _pictures(other)
-        name = printable(follower.run.path.name, 60)
         return {
             "seconds": seconds,
             "text": f"about {words.duration(seconds)}",
-            "note": f"At the pace of '{name}'.",
+            "note": f"At the pace of '{follower.title}'.",
         }
     return {"seconds": None, "text": "known once it runs", "note": ""}
 

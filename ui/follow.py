@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from lora_diffusion.errors import InputError
+from lora_diffusion.errors import InputError, printable
 from trainers import jobs
 from trainers.events import OUTCOMES, Event, read_events
 from trainers.jobs import RunDir, Status
@@ -143,10 +143,16 @@ class Progress:
 
 
 class Follower:
-    """Keeps one run's `Progress` up to date, reading only what is new."""
+    """Keeps one run's `Progress` up to date, reading only what is new.
 
-    def __init__(self, run: RunDir) -> None:
+    Args:
+        run: its folder.
+        name: what the studio calls it; None is the folder's name.
+    """
+
+    def __init__(self, run: RunDir, name: str | None = None) -> None:
         self.run = run
+        self.name = name or run.path.name
         self.progress = Progress()
         self.latest = self.progress  # what `catch_up` or `glance` last saw
         self.offset = 0
@@ -155,6 +161,16 @@ class Follower:
         self._spec: tuple[int, JobSpec | None] = (-1, None)
         self._gone = -1
         self._lock = threading.Lock()
+
+    @property
+    def sweep(self) -> str:
+        """The sweep that the run belongs to; "" where it belongs to none."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def title(self) -> str:
+        """The name as people read it."""
+        return printable(self.name.replace("/", " / "), 80)
 
     def spec(self) -> JobSpec | None:
         """The run's settings, read again only when written again; None where they can't be."""
@@ -266,14 +282,15 @@ class Followers:
     def get(self, name: object) -> Follower | None:
         """The run of that name, caught up. Only names of existing run folders find anything."""
         for run in jobs.list_runs(self.runs):
-            if run.path.name == name:
+            if jobs.run_name(self.runs, run) == name:
                 follower = self._of(run)
                 follower.catch_up()
                 return follower
         return None
 
     def _of(self, run: RunDir) -> Follower:
-        return self._known.setdefault(run.path.name, Follower(run))
+        name = jobs.run_name(self.runs, run)
+        return self._known.setdefault(name, Follower(run, name))
 
 
 def _written(path: Path) -> int:

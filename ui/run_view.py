@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import psutil
 
 from lora_diffusion.errors import InputError, printable
+from trainers import jobs
 from trainers.jobs import RunDir
 from trainers.layering import to_toml
 from trainers.spec import JobSpec
@@ -33,8 +33,9 @@ def card(follower: Follower, shelf: Shelf, waiting: bool = False) -> Json:
     progress, spec = follower.latest, follower.spec()
     status: RunState = "waiting" if waiting else follower.status()
     return {
-        "id": follower.run.path.name,
-        "title": printable(follower.run.path.name, 80),
+        "id": follower.name,
+        "title": follower.title,
+        "sweep": printable(follower.sweep, 80),
         "status": status,
         "line": _card_line(progress, status, spec),
         "share": _share(progress, status),
@@ -53,8 +54,9 @@ def view(follower: Follower, shelf: Shelf, waiting_for: str | None = None) -> Js
     status: RunState = follower.status() if waiting_for is None else "waiting"
     note = run_notes.note(run, progress, status, spec, log_tail(run), waiting_for or "")
     return {
-        "id": run.path.name,
-        "title": printable(run.path.name, 80),
+        "id": follower.name,
+        "title": follower.title,
+        "sweep": printable(follower.sweep, 80),
         "subtitle": _subtitle(progress, spec),
         "status": status,
         "note": note,
@@ -186,10 +188,10 @@ def _figures(run: RunDir, progress: Progress, status: RunState) -> list[Json]:
 
 def _process_bytes(run: RunDir) -> int:
     """Main memory of the run's process, for runs on the CPU; 0 where it can't be told."""
+    pid = jobs.process_id(run)
     try:
-        pid = json.loads(run.process_file.read_text(encoding="utf-8"))["pid"]
-        return int(psutil.Process(int(pid)).memory_info().rss)
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss) if pid is not None else 0
+    except (ValueError, psutil.Error):
         return 0
 
 

@@ -55,12 +55,13 @@ def _looking(context: Context) -> tuple[Callable[[Any], Json], ...]:
         if chosen is None:
             return answer
         chosen.catch_up()
-        name = chosen.run.path.name
+        name = chosen.name
         why = _waits_for(cards, waiting, name) if name in waiting else None
         answer["seen"] = f"{name}:{chosen.offset}:{chosen.status()}:{why}"
         if asked.get("seen") == answer["seen"]:
             return {**answer, "same": True}
-        return {**answer, "run": run_view.view(chosen, context.shelf, why)}
+        shown = run_view.view(chosen, context.shelf, why)
+        return {**answer, "run": {**shown, "together": _together(chosen, every)}}
 
     def studio_log(request: Any) -> Json:
         """The end of the log, as text."""
@@ -151,19 +152,19 @@ def _queueing(context: Context) -> tuple[Callable[[Any], Json], ...]:
         place = request.get("place") if isinstance(request, dict) else None
         if not isinstance(place, int):
             raise InputError("That place is not a number. Drag the run again.")
-        context.queue.move(_asked(context, request).run.path.name, place)
+        context.queue.move(_asked(context, request).name, place)
         return {"waiting": context.queue.names()}
 
     def studio_unqueue(request: Any) -> Json:
         """Take a waiting run out of the line; its settings stay."""
-        context.queue.remove(_asked(context, request).run.path.name)
+        context.queue.remove(_asked(context, request).name)
         return {"waiting": context.queue.names()}
 
     return studio_resume, studio_demo, studio_move, studio_unqueue
 
 
 def _card(context: Context, follower: Follower, waiting: list[str]) -> Json:
-    return run_view.card(follower, context.shelf, follower.run.path.name in waiting)
+    return run_view.card(follower, context.shelf, follower.name in waiting)
 
 
 def _waits_for(cards: list[Json], waiting: list[str], name: str) -> str:
@@ -176,6 +177,15 @@ def _waits_for(cards: list[Json], waiting: list[str], name: str) -> str:
         if card["status"] == "running":
             return f"It starts by itself when '{card['title']}' has ended."
     return "It starts in a moment."
+
+
+def _together(chosen: Follower, every: list[Follower]) -> int:
+    """How many runs its process trains by turns: pausing or stopping one does it to all."""
+    own = jobs.process_id(chosen.run)
+    if not chosen.sweep or own is None:
+        return 1
+    sharing = [f for f in every if f.sweep == chosen.sweep and jobs.process_id(f.run) == own]
+    return max(1, sum(follower.status() in {"running", "paused"} for follower in sharing))
 
 
 def _asked(context: Context, request: Any) -> Follower:
@@ -195,7 +205,7 @@ def _working(context: Context, request: Any) -> Follower:
 
 def _chosen(every: list[Follower], cards: list[Json], name: object) -> Follower | None:
     """The run asked for, else the one that is training, else the newest."""
-    by_name = {follower.run.path.name: follower for follower in every}
+    by_name = {follower.name: follower for follower in every}
     if isinstance(name, str) and name in by_name:
         return by_name[name]
     for card in cards:

@@ -167,7 +167,7 @@ def _edit(context: Context, name: object, spec: JobSpec) -> str:
     if follower is None or follower.status() != "prepared":
         raise InputError("That run has begun, so its settings stay. Start a new one instead.")
     write_text(follower.run.spec_file, to_toml(spec))
-    return follower.run.path.name
+    return follower.name
 
 
 def _read(path: Path) -> tuple[JobSpec, tuple[str, ...]]:

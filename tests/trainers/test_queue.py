@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -117,6 +118,17 @@ def test_a_damaged_file_is_an_empty_queue(line: Queue, tmp_path: Path, text: str
     assert line.names() == []
     line.add(RunDir(tmp_path / "b"))
     assert line.names() == ["b"]
+
+
+def test_a_run_of_a_sweep_waits_by_its_sweeps_name(line: Queue, tmp_path: Path) -> None:
+    member = RunDir(tmp_path / "ranks/rank-4")
+    member.path.mkdir(parents=True)
+    member.spec_file.write_text("")
+    line.add(member)
+    assert line.names()[-1] == "ranks/rank-4"
+    for elsewhere in ("../a", "a/../b", "ranks/rank-4/", "/ranks", "a/b/c"):
+        (tmp_path / "queue.json").write_text(json.dumps({"waiting": [{"name": elsewhere}]}))
+        assert line.names() == []
 
 
 def test_what_was_started_or_deleted_elsewhere_no_longer_waits(line: Queue, tmp_path: Path) -> None:

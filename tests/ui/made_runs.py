@@ -52,6 +52,7 @@ def make_run(
     exported: bool = False,
     prompts: tuple[str, ...] = PROMPTS,
     resumed_at: int = 0,
+    rank: int = 8,
 ) -> RunDir:
     """A run that got to step `reached`; without an outcome it is running or was interrupted."""
     reached = steps if reached is None else reached
@@ -61,7 +62,7 @@ def make_run(
                 "schedule": {"steps": steps},
                 "preview": {"prompts": list(prompts), "every_steps": every},
                 "data": {"trigger": "sks", "resolution_px": 64},
-                "adapter": {"rank": 8},
+                "adapter": {"rank": rank},
             }
         ]
     )
@@ -140,6 +141,23 @@ def every_state(runs: Path, steps: int = 20, every: int = 10) -> None:
     make_run(runs, "interrupted", **length, reached=reached, outcome=None)
     make_run(runs, "paused", **length, reached=reached, outcome=None, alive=True, paused=True)
     make_run(runs, "running", **length, reached=reached, outcome=None, alive=True, validated=True)
+
+
+def make_sweep(runs: Path, name: str, ranks: tuple[int, ...], *, alive: bool = False) -> None:
+    """A sweep over ranks, finished or all in this process."""
+    folder = runs / name
+    outcome = None if alive else "finished"
+    reached = 12 if alive else 20
+    listed = []
+    for rank in ranks:
+        member = f"rank-{rank}"
+        make_run(
+            folder, member, steps=20, every=10, reached=reached, outcome=outcome, alive=alive,
+            exported=True, rank=rank,
+        )  # fmt: skip
+        settings = {"adapter.rank": rank}
+        listed.append({"name": member, "folder": member, "settings": settings})
+    (folder / jobs.SWEEP_FILE).write_text(json.dumps({"runs": listed}), encoding="utf-8")
 
 
 def make_waiting(runs: Path, *names: str) -> None:

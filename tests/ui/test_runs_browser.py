@@ -195,6 +195,30 @@ def test_settings_are_searched_loaded_and_saved(page: Page, tmp_path: Path) -> N
     assert tomllib.loads(saved.read_text())["adapter"]["rank"] == 7
 
 
+def test_a_sweeps_runs_stand_together(page: Page, shared_runs: Path) -> None:
+    made_runs.make_sweep(shared_runs, "ranks", (4, 8, 16))
+    group = page.locator(".st-sweep", has_text="ranks")
+    expect(group.locator("[data-run]")).to_have_count(3)
+    expect(group.locator('[data-run="ranks/rank-8"] b')).to_have_text("rank-8")
+    group.locator('[data-run="ranks/rank-8"]').click()
+    expect(page.get_by_role("heading", name="ranks / rank-8", exact=True)).to_be_visible()
+    expect(page.locator(".st-strip [data-step]")).to_have_count(3)
+    page.reload()
+    expect(page.get_by_role("heading", name="ranks / rank-8", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Compare the runs of ranks").click()
+    expect(page.get_by_role("heading", name="3 runs compared")).to_be_visible()
+    expect(page.get_by_role("row", name="adapter.rank 16 8 4")).to_be_visible()
+
+
+def test_stopping_one_run_of_a_sweep_asks_for_all(page: Page, shared_runs: Path) -> None:
+    made_runs.make_sweep(shared_runs, "going", (4, 8), alive=True)
+    page.locator('[data-run="going/rank-4"]').click()
+    page.get_by_role("button", name="Stop", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Stop this run")
+    expect(dialog).to_contain_text("Stop all 2 runs of the sweep 'going'?")
+    dialog.get_by_role("button", name="Keep going").click()
+
+
 def test_the_list_of_keys(page: Page) -> None:
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_contain_text("light or dark")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.ui.made_runs import make_run, make_waiting
+from tests.ui.made_runs import make_run, make_sweep, make_waiting
 from trainers import control, jobs
 from trainers.jobs import RunDir
 from trainers.layering import build_spec
@@ -133,6 +133,41 @@ def test_runs_are_compared(ask: Any, runs: Path) -> None:
     for wrong in ([], ["a"], ["a", "b"] * 3):
         assert "Tick two" in ask("studio_compare", {"runs": wrong})["error"]
     assert "gone" in ask("studio_compare", {"runs": ["a", "../b"]})["error"]
+
+
+def test_the_runs_of_a_sweep_are_runs(ask: Any, context: Context, runs: Path) -> None:
+    make_sweep(runs, "ranks", (4, 8))
+    make_run(runs, "alone", steps=20, every=10)
+    (runs / "ranks/rank-4/exports/spec.toml").write_text("")  # no run folder
+    cards = {card["id"]: card for card in ask("studio_poll")["cards"]}
+    assert {name: card["sweep"] for name, card in cards.items()} == {
+        "ranks/rank-4": "ranks", "ranks/rank-8": "ranks", "alone": "",
+    }  # fmt: skip
+    assert cards["ranks/rank-8"]["title"] == "ranks / rank-8"
+    shown = ask("studio_poll", {"run": "ranks/rank-8"})["run"]
+    assert shown["id"] == "ranks/rank-8" and shown["together"] == 1
+    assert shown["curve"]["steps"][-1] == 20 and len(shown["previews"]) == 3
+    compared = ask("studio_compare", {"runs": ["ranks/rank-4", "ranks/rank-8"]})
+    assert compared["settings"] == [{"setting": "adapter.rank", "values": ["4", "8"]}]
+    assert "rank = 4" in ask("studio_settings", {"run": "ranks/rank-4"})["text"]
+    for wrong in ("ranks", "rank-8", "ranks/../ranks/rank-8", "ranks/rank-4/exports"):
+        assert "gone" in ask("studio_log", {"run": wrong})["error"]
+
+
+def test_stopping_one_run_of_a_sweep_says_how_many_stop(ask: Any, runs: Path) -> None:
+    make_sweep(runs, "ranks", (4, 8, 16), alive=True)
+    make_sweep(runs, "others", (4,), alive=True)
+    assert ask("studio_poll", {"run": "ranks/rank-8"})["run"]["together"] == 3
+
+
+def test_a_run_of_a_sweep_goes_on_by_itself(ask: Any, context: Context, runs: Path) -> None:
+    make_sweep(runs, "ranks", (4, 8), alive=True)
+    for name in ("rank-4", "rank-8"):
+        (runs / "ranks" / name / "process.json").write_text('{"pid": 1, "created": 1.0}')
+    assert ask("studio_poll", {"run": "ranks/rank-8"})["run"]["resumable"]
+    assert ask("studio_resume", {"run": "ranks/rank-8"}) == {}
+    assert context.queue.waiting() == [Waiting("ranks/rank-8", resume=True)]
+    assert ask("studio_poll", {"run": "ranks/rank-8"})["run"]["status"] == "waiting"
 
 
 def test_what_a_run_tells(ask: Any, every_state: Path) -> None:

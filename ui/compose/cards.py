@@ -188,20 +188,20 @@ def _of_run(follower: Follower) -> list[Adapter]:
     run, spec = follower.run, follower.spec()
     if spec is None:
         return []
-    name = printable(run.path.name, 60)
+    name = follower.title
     prompts = prompts_of(follower)
     found = []
     final = run.adapter_file(spec)
     if final.is_file() and not final.is_symlink():
         last = max(follower.progress.previews, default=None)
         shown = _preview(run, follower, last)
-        found.append(Adapter(f"run/{run.path.name}", final, name, None, spec, prompts, shown))
+        found.append(Adapter(f"run/{follower.name}", final, name, None, spec, prompts, shown))
     for step in sorted(follower.progress.exports, reverse=True):
         path = inside(run, follower.progress.exports[step])
         if path is not None and path.parent.name == "exports":
             found.append(
                 Adapter(
-                    id=f"run/{run.path.name}/{step}",
+                    id=f"run/{follower.name}/{step}",
                     path=path,
                     title=f"{name}, step {step:,}",
                     step=step,

@@ -4,6 +4,7 @@
 (() => {
   const { h } = window.Studio;
   const SEARCH_FROM = 6; // fewer runs are seen at a glance
+  const MOST_COMPARED = 4; // as many as the studio compares
 
   window.Studio.Rail = class {
     // on: {open(id), move(id, place), compare(ids), fresh()}
@@ -59,8 +60,32 @@
     section(title, cards) {
       if (!cards.length) return [];
       const waiting = title === "Waiting";
-      const rows = cards.map((card, place) => this.row(card, waiting ? place : null));
+      if (waiting) {
+        const rows = cards.map((card, place) => this.row(card, place));
+        return [h("h2", {}, title), h("div", { class: "st-cards", role: "list" }, rows)];
+      }
+      // The runs of a sweep stand together, where the newest of them would.
+      const groups = new Map();
+      for (const card of cards) {
+        const key = card.sweep ? `sweep ${card.sweep}` : card.id;
+        groups.set(key, [...(groups.get(key) || []), card]);
+      }
+      const rows = [...groups.values()].map((group) =>
+        group[0].sweep ? this.sweep(group) : this.row(group[0], null));
       return [h("h2", {}, title), h("div", { class: "st-cards", role: "list" }, rows)];
+    }
+
+    sweep(cards) {
+      const { sweep } = cards[0];
+      const ids = cards.map((card) => card.id);
+      return h("div", { class: "st-sweep", role: "listitem" },
+        h("div", { class: "st-sweep-head" },
+          h("b", { title: sweep }, sweep),
+          h("span", { class: "st-muted" }, `sweep · ${cards.length}`),
+          cards.length > 1 && cards.length <= MOST_COMPARED
+            ? h("button", { class: "st-link", type: "button", "aria-label": `Compare the runs of ${sweep}`, onclick: () => this.on.compare(ids) }, "Compare")
+            : null),
+        h("div", { class: "st-cards", role: "list" }, cards.map((card) => this.row(card, null))));
     }
 
     row(card, place) {
@@ -72,7 +97,7 @@
       },
         card.thumbnail ? h("img", { src: card.thumbnail, alt: "", draggable: "false" }) : h("span", { class: "st-blank" }),
         h("span", { class: "st-card-text" },
-          h("b", {}, card.title),
+          h("b", { title: card.title }, card.sweep && place === null ? card.title.slice(card.sweep.length + 3) : card.title),
           h("span", { class: bad ? "st-bad" : "", title: card.line }, card.line),
           card.status === "running" || card.status === "paused"
             ? h("span", { class: `st-bar st-thin st-${card.status}` }, h("i", { style: `width:${(card.share * 100).toFixed(1)}%` }))

@@ -274,7 +274,8 @@
       for (const button of parts.buttons.querySelectorAll("button")) button.disabled = true;
       const answer = await ask(name, { run: state.view.id, ...more });
       parts.buttons.dataset.shown = "";
-      if (answer && SAID[name]) setText(parts.said, SAID[name]);
+      const all = name === "studio_pause" && state.view.together > 1;
+      if (answer && SAID[name]) setText(parts.said, all ? "The sweep holds after the current step." : SAID[name]);
       setTimeout(() => setText(parts.said, ""), 4000);
       if (answer && name === "studio_pause") return; // the buttons come back when it holds
       await refresh();
@@ -403,9 +404,9 @@
     // ---- stop and resume ----
     function buildDialog() {
       const title = h("h2", {}, "");
+      const text = h("p", {}, "");
       const close = () => node.close();
-      const node = h("dialog", { class: "st-dialog", "aria-label": "Stop this run" }, title,
-        h("p", {}, "It saves its state first, so that it can go on from there later."),
+      const node = h("dialog", { class: "st-dialog", "aria-label": "Stop this run" }, title, text,
         h("div", { class: "st-buttons" },
           h("button", { class: "st-button st-stop", type: "button", onclick: async () => {
             close();
@@ -415,11 +416,18 @@
           } }, "Stop and save"),
           h("button", { class: "st-button", type: "button", onclick: close }, "Keep going")));
       node.titleNode = title;
+      node.textNode = text;
       return node;
     }
 
     function askToStop() {
-      setText(dialog.titleNode, `Stop after saving step ${number(state.view.step)}?`);
+      const { step, sweep, together } = state.view;
+      setText(dialog.titleNode, together > 1
+        ? `Stop all ${together} runs of the sweep '${sweep}'?`
+        : `Stop after saving step ${number(step)}?`);
+      setText(dialog.textNode, together > 1
+        ? "They take turns in one process. Each saves its state first, so that it can go on from there later."
+        : "It saves its state first, so that it can go on from there later.");
       dialog.showModal();
     }
 

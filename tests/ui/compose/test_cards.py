@@ -10,7 +10,7 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.formats import save_adapter
 from lora_diffusion.injection import AdapterConfig
 from lora_diffusion.probe import probe
-from tests.ui.made_runs import make_run
+from tests.ui.made_runs import make_run, make_sweep
 from ui.compose.cards import Cards
 from ui.compose.offer import offer
 from ui.context import Context
@@ -38,6 +38,17 @@ def test_finished_runs_their_copies_and_the_folder_are_offered(
     for name in ("run/unfinished", "file/../runs/fox/fox.safetensors", 3):
         with pytest.raises(InputError, match="gone"):
             cards.find(name)
+
+
+def test_runs_of_a_sweep_are_offered(context: Context, runs: Path) -> None:
+    make_sweep(runs, "ranks", (4, 8))
+    cards = Cards(context)
+    assert {adapter.id for adapter in cards.all()} == {
+        f"run/ranks/rank-{rank}{step}" for rank in (4, 8) for step in ("", "/10", "/20")
+    }
+    final, copy = cards.find("run/ranks/rank-4"), cards.find("run/ranks/rank-4/10")
+    assert final.path == runs / "ranks/rank-4/rank-4.safetensors"
+    assert (final.title, copy.title) == ("ranks / rank-4", "ranks / rank-4, step 10")
 
 
 def test_a_broken_file_says_so_and_a_good_one_what_it_is(context: Context) -> None:
