@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open(options: argparse.Namespace) -> int:
     # Gradio takes seconds to import; a wrong option should not wait for it.
-    from ui.security import Access, check_host
+    from ui.gate.security import Access, check_host
 
     check_host(options.host, options.password)
     if not 0 < options.port < 65_536:

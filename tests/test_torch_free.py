@@ -31,7 +31,7 @@ TORCH_FREE = [
     "trainers.layering",
     "trainers.events",
     "trainers.jobs",
-    "trainers.plan",
+    "trainers.planner.plan",
     "trainers.planner.estimate",
     "trainers.planner.savings",
     "trainers.planner.probe",
@@ -64,7 +64,7 @@ TORCH_FREE = [
     "trainers.data.picture_edits",
     "trainers.data.doctor",
     "trainers.data.fixes",
-    "trainers.machine",
+    "trainers.machine.examine",
 ]
 
 

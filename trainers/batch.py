@@ -21,8 +21,8 @@ from trainers.data.buckets import split_evenly
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order, Visit
 from trainers.diffusion import NoiseSchedule, draw_input_noise, draw_noise, draw_timestep
+from trainers.machine.team import ALONE, Team
 from trainers.spec import JobSpec
-from trainers.team import ALONE, Team
 
 
 @dataclass(frozen=True, eq=False)

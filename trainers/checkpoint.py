@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats.container import write_any_tensors
 from lora_diffusion.injection import AdapterHandle
-from trainers.optimizers import group_state, set_group_state
+from trainers.optim.optimizers import group_state, set_group_state
 
 FORMAT = "1"
 _ADAPTER, _OPTIM, _AVERAGE = "adapter", "optim", "average"

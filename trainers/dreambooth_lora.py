@@ -24,7 +24,7 @@ from trainers.jobs import SWEEP_FILE, RunDir
 from trainers.layering import build_spec, preset_names, read_preset, read_toml, suggest
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal
-from trainers.sweep_spec import Member, members, members_in
+from trainers.sweep.members import Member, members, members_in
 
 PROGRAM = "python -m trainers.dreambooth_lora"
 _OWN_OPTIONS = (
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _plan(invocation: Invocation) -> int:
-    from trainers.plan import plan
+    from trainers.planner.plan import plan
 
     for member in invocation.runs:
         if invocation.sweep_on:
@@ -90,7 +90,7 @@ def _train(invocation: Invocation, stop: StopSignal) -> int:
     # seconds of imports, during which a signal may come
     adapters: Mapping[str, Path | None]
     if invocation.sweep_on:
-        from trainers.sweep import sweep
+        from trainers.sweep.run import sweep
 
         ended = sweep(
             invocation.runs, invocation.folder, stop, on=invocation.sweep_on,

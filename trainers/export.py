@@ -20,8 +20,8 @@ from lora_diffusion.injection import AdapterHandle
 from trainers.data.buckets import BucketCount
 from trainers.data.scan import Picture
 from trainers.layering import to_toml
-from trainers.lr_schedule import warmup_steps
-from trainers.optimizers import TOLD_NAMES
+from trainers.optim.lr_schedule import warmup_steps
+from trainers.optim.optimizers import TOLD_NAMES
 from trainers.spec import AdapterSpec, JobSpec, Section
 
 

@@ -16,12 +16,11 @@ from torch import Tensor
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.injection import AdapterHandle
-from trainers.averaging import ShownWeights
 from trainers.batch import Batch, BatchSource
-from trainers.devices import peak_bytes
 from trainers.diffusion import NoiseSchedule
-from trainers.lr_schedule import lr_factor
-from trainers.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
+from trainers.machine.devices import peak_bytes
+from trainers.machine.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
+from trainers.machine.team import ALONE, Team
 from trainers.objective import (
     batch_loss,
     check,
@@ -31,8 +30,9 @@ from trainers.objective import (
     picture_weights,
 )
 from trainers.optim import limit_norms, set_lr, shown_lr
+from trainers.optim.averaging import ShownWeights
+from trainers.optim.lr_schedule import lr_factor
 from trainers.spec import JobSpec
-from trainers.team import ALONE, Team
 
 _MAX_BAD_STEPS = 3
 _MAX_NAMED = 8

@@ -16,13 +16,13 @@ from lora_diffusion.families import DiffusionBase
 from lora_diffusion.formats.metadata import public_name
 from lora_diffusion.injection import AdapterHandle
 from trainers import checkpoint, control
-from trainers.averaging import ShownWeights
 from trainers.contact_sheet import Column, draw_sheet
 from trainers.data.dataset import Dataset
 from trainers.data.order import Order
 from trainers.export import Exporter
 from trainers.jobs import RunDir, adapter_name
-from trainers.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
+from trainers.machine.memory import MEMORY_ERRORS, Ladder, is_out_of_memory, release
+from trainers.optim.averaging import ShownWeights
 from trainers.preview import Previewer
 from trainers.spec import JobSpec
 from trainers.stopping import StopSignal

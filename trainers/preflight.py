@@ -11,15 +11,15 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families.detect import TITLES
 from lora_diffusion.families.locate import locate
 from lora_diffusion.families.outline import outline
-from trainers import devices
 from trainers.data import scan
 from trainers.jobs import RunDir
+from trainers.machine import devices
+from trainers.machine.unet_options import check_xformers
 from trainers.optim import NOTHING_IS_TRAINED
-from trainers.optimizers import check as check_optimizer
+from trainers.optim.optimizers import check as check_optimizer
 from trainers.sample_prompts import read_prompts
 from trainers.spec import JobSpec, ModelSpec
 from trainers.tracking.mirror import check as check_trackers
-from trainers.unet_options import check_xformers
 from trainers.validation.choice import check_folder
 
 _MIN_FREE_MB = 100

@@ -13,7 +13,7 @@ from lora_diffusion.families.base import Conditioning, DiffusionBase
 from lora_diffusion.generate import BATCH_SIZE, EncodedPrompts, PictureSpec, draw, save_png
 from trainers.data.captions import without_trigger
 from trainers.data.scan import Picture
-from trainers.memory import MEMORY_ERRORS, is_out_of_memory, release
+from trainers.machine.memory import MEMORY_ERRORS, is_out_of_memory, release
 from trainers.sample_prompts import SamplePrompt, read_prompts
 from trainers.spec import JobSpec, PreviewSpec
 from trainers.stopping import StopRequested

@@ -16,8 +16,8 @@ from lora_diffusion.files import write_text
 from lora_diffusion.generate import BATCH_SIZE, PictureSpec, draw, save_png
 from lora_diffusion.randomness import derive_seed
 from trainers.data.scan import Picture, list_pictures, scan
+from trainers.machine.team import ALONE, Team
 from trainers.spec import JobSpec
-from trainers.team import ALONE, Team
 
 
 def class_pictures(

@@ -15,16 +15,18 @@ from filelock import FileLock, Timeout
 from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.files import make_folder, sweep_rests, write_text
-from trainers import checkpoint, control, devices, jobs, preflight, resume, setup
+from trainers import checkpoint, control, jobs, preflight, resume, setup
 from trainers.batch import Batches
 from trainers.data import buckets, prepare
-from trainers.disk import faults_told
 from trainers.events import EventLog, NoEvents
 from trainers.export import Exporter, base_weights_hash
 from trainers.jobs import RunDir
 from trainers.layering import to_toml
 from trainers.loop import Trainer
-from trainers.memory import Ladder, shortage_told
+from trainers.machine import devices
+from trainers.machine.disk import faults_told
+from trainers.machine.memory import Ladder, shortage_told
+from trainers.machine.team import Left, Team, joined
 from trainers.optim import make_optimizer
 from trainers.outputs import Outputs
 from trainers.preview import Previewer, preview_prompts
@@ -33,7 +35,6 @@ from trainers.resume import Start
 from trainers.sharing import Share
 from trainers.spec import JobSpec
 from trainers.stopping import StopRequested, StopSignal
-from trainers.team import Left, Team, joined
 from trainers.teller import Teller
 from trainers.tracking import OPENERS
 from trainers.tracking.mirror import Mirrors

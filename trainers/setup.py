@@ -15,7 +15,6 @@ from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.formats import load_adapter
 from lora_diffusion.injection import AdapterConfig, AdapterHandle, inject
 from lora_diffusion.keys import TEXT_ENCODER_2, UNET, LayerKey
-from trainers import devices
 from trainers.data import doctor, prepare, tokens
 from trainers.data.bucket_settings import rules_by_outline
 from trainers.data.dataset import Dataset
@@ -24,14 +23,15 @@ from trainers.data.problems import refuse_errors
 from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
 from trainers.jobs import RunDir
+from trainers.machine import devices
+from trainers.machine.team import ALONE, Team
+from trainers.machine.unet_options import compile_unet, configure, recompute_activations
 from trainers.optim import NOTHING_IS_TRAINED, own_rate
 from trainers.preview import Previewer
 from trainers.prior import class_pictures
 from trainers.progress import silence_libraries
 from trainers.spec import AdapterSpec, JobSpec
-from trainers.team import ALONE, Team
 from trainers.teller import Teller
-from trainers.unet_options import compile_unet, configure, recompute_activations
 from trainers.validation.watched import Watch
 
 

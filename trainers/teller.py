@@ -8,7 +8,7 @@ from lora_diffusion.errors import printable
 from trainers.data.doctor import Report
 from trainers.events import EventLog
 from trainers.loop import StepResult
-from trainers.memory import Savings
+from trainers.machine.memory import Savings
 from trainers.progress import Reporter
 from trainers.stopping import StopSignal
 

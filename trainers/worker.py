@@ -41,7 +41,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import DiffusionBase
 from lora_diffusion.files import replace_atomically
 from lora_diffusion.generate import PictureSpec
-from trainers.devices import choose
+from trainers.machine.devices import choose
 from trainers.spec import ModelSpec
 
 MAX_ATTACHED = 8

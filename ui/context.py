@@ -9,11 +9,11 @@ from pathlib import Path
 from trainers.queue import Queue, Scheduler
 from ui.drawing import Drawer
 from ui.follow import Followers
+from ui.gate.shelf import Shelf
+from ui.gate.uploads import Uploads
 from ui.hardware import Hardware
 from ui.measuring import Measuring
-from ui.shelf import Shelf
 from ui.tasks import Tasks
-from ui.uploads import Uploads
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from ui import form, runs_tab, train_tab
 from ui.context import Context
+from ui.runs import tab as runs_tab
+from ui.train import form
+from ui.train import tab as train_tab
 
 Json = dict[str, Any]
 Ask = Callable[[str, Json], Json]

@@ -13,10 +13,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 
 from lora_diffusion.errors import InputError, printable
 from ui.context import Context
-from ui.security import Access, Gate
+from ui.gate.security import Access, Gate
+from ui.gate.uploads import PATH as UPLOAD_PATH
 from ui.studio import HEAD, build
 from ui.theme import studio_theme
-from ui.uploads import PATH as UPLOAD_PATH
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ui import endpoints, runs_tab, train_tab
+from ui import endpoints
 from ui.compose import tab as compose_tab
 from ui.context import Context
 from ui.dataset import tab as dataset_tab
+from ui.runs import tab as runs_tab
 from ui.tools import tab as tools_tab
+from ui.train import tab as train_tab
 
 _STYLES = ("studio", "train", "dataset", "compose", "tools")
 _SCRIPTS = (

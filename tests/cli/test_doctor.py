@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.data.corpus import encoded, noise
-from trainers import machine
 from trainers.cli.main import main
+from trainers.machine import examine
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_a_cpu_build_beside_a_gpu_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(machine, "_has_nvidia", lambda: True)
+    monkeypatch.setattr(examine, "_has_nvidia", lambda: True)
     assert main(["doctor", "--system"]) == 2
     assert "This torch is built for the CPU" in capsys.readouterr().out
 
@@ -99,11 +99,11 @@ def test_a_cpu_build_beside_a_gpu_is_an_error(monkeypatch, capsys):
     ],
 )
 def test_which_gpus_a_build_has_code_for(capability, built, runs):
-    assert machine._runs_on(*capability, built) is runs
+    assert examine._runs_on(*capability, built) is runs
 
 
 def test_little_disk_is_told(monkeypatch):
-    usage = machine.shutil.disk_usage(Path())
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: usage._replace(free=10**9))
-    disk = next(f for f in machine.examine_machine() if f.name == "disk")
+    usage = examine.shutil.disk_usage(Path())
+    monkeypatch.setattr(examine.shutil, "disk_usage", lambda folder: usage._replace(free=10**9))
+    disk = next(f for f in examine.examine_machine() if f.name == "disk")
     assert disk.severity == "warning"

@@ -14,11 +14,12 @@ from lora_diffusion.families import load_base
 from lora_diffusion.families.base import PictureSize
 from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
 from tests.trainers.conftest import Run
-from trainers import devices, setup
+from trainers import setup
 from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
+from trainers.machine import devices
 from trainers.optim import make_optimizer
 from trainers.preview import Previewer
 from trainers.sample_prompts import SamplePrompt

@@ -10,11 +10,12 @@ from PIL import Image
 
 from lora_diffusion.families import load_base
 from tests.conftest import fill
-from trainers import devices, setup
+from trainers import setup
 from trainers.batch import Batch, Batches
 from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
+from trainers.machine import devices
 from trainers.optim import make_optimizer
 
 PLACES = 5

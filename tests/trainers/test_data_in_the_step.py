@@ -16,14 +16,15 @@ from lora_diffusion.errors import InputError
 from lora_diffusion.families import folder as folder_module
 from lora_diffusion.families import load_base
 from tests.trainers.conftest import assert_same_tensors
-from trainers import devices, setup
+from trainers import setup
 from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.dreambooth_lora import main
 from trainers.layering import build_spec
 from trainers.loop import Trainer
+from trainers.machine import devices
 from trainers.optim import make_optimizer
-from trainers.plan import plan
+from trainers.planner.plan import plan
 
 SIZES = {"wide": (120, 60), "tall": (60, 120), "square": (70, 70), "wider": (160, 60)}
 STEPS = 5

@@ -21,7 +21,7 @@ from lora_diffusion.families import DiffusionBase, load_base
 from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.metadata import facts_from_metadata
 from lora_diffusion.injection import AdapterHandle
-from trainers import checkpoint, devices, setup
+from trainers import checkpoint, setup
 from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.data.dataset import Dataset
@@ -29,6 +29,7 @@ from trainers.data.scan import Picture
 from trainers.export import Exporter
 from trainers.layering import build_spec
 from trainers.loop import Trainer
+from trainers.machine import devices
 from trainers.optim import make_optimizer
 from trainers.spec import JobSpec
 

@@ -9,11 +9,12 @@ from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import load_base
 from tests.conftest import state_bytes
-from trainers import devices, setup
+from trainers import setup
 from trainers.batch import Batches
 from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
+from trainers.machine import devices
 from trainers.optim import make_optimizer
 
 SETTINGS = {

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from trainers import setup
-from trainers.devices import Placement
 from trainers.layering import build_spec
+from trainers.machine.devices import Placement
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")  # the one other device everywhere
 

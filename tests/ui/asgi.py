@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from ui.security import App, Message
+from ui.gate.security import App, Message
 
 HOST = "127.0.0.1:7860"
 

@@ -20,7 +20,7 @@ from tests.ui.made_runs import make_run, make_waiting
 from trainers import control
 from trainers.jobs import RunDir
 from ui.context import Context, open_context
-from ui.security import Access
+from ui.gate.security import Access
 from ui.server import listen, secured
 
 _DOCUMENT = Path(__file__).resolve().parents[2] / "docs/studio.md"

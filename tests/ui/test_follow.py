@@ -13,9 +13,9 @@ import ui.follow
 from tests.ui.made_runs import make_run
 from trainers import jobs
 from trainers.events import Event, EventLog, read_events
-from ui import run_view
 from ui.follow import Follower, Followers
-from ui.shelf import Shelf
+from ui.gate.shelf import Shelf
+from ui.runs import view as run_view
 
 
 def test_only_new_events_are_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from tests.ui.browser import Watch, open_browser, open_page, open_studio, until
 from tests.ui.made_runs import make_run
 from trainers import jobs, layering
 from trainers.jobs import RunDir
-from ui.runs_tab import DEMO_PRESET
+from ui.runs.tab import DEMO_PRESET
 
 pytestmark = pytest.mark.browser
 RUN_SECONDS = 420

@@ -16,7 +16,7 @@ def test_building_the_whole_page_imports_no_torch(tmp_path: Path) -> None:
         "import sys, json, pathlib\n"
         "import app\n"
         "from ui.context import open_context\n"
-        "from ui.security import Access\n"
+        "from ui.gate.security import Access\n"
         "from ui.server import secured\n"
         f"secured(open_context(pathlib.Path({str(tmp_path)!r}), None), Access('127.0.0.1', 1))\n"
         "print(json.dumps(sorted(sys.modules)))\n"

@@ -39,7 +39,7 @@ def open_base(arguments: argparse.Namespace, base: str | None = None) -> Diffusi
         InputError: it can't be used.
     """
     from lora_diffusion.families import load_base
-    from trainers import devices
+    from trainers.machine import devices
     from trainers.progress import silence_libraries
     from trainers.spec import ModelSpec
 

@@ -137,7 +137,7 @@ def _print(report: Report) -> None:
 
 
 def _system(arguments: argparse.Namespace) -> int:
-    from trainers.machine import examine_machine
+    from trainers.machine.examine import examine_machine
 
     findings = examine_machine()
     if arguments.json:

@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _pictures(arguments: argparse.Namespace, out: Path) -> list[PictureDifference]:
     from lora_diffusion.composition.pictures import picture_differences
     from lora_diffusion.families import load_base
-    from trainers import devices
+    from trainers.machine import devices
     from trainers.progress import silence_libraries
     from trainers.spec import ModelSpec
 

@@ -27,7 +27,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.files import write_text
 from lora_diffusion.formats.container import write_any_tensors
 from trainers.data.source import Source
-from trainers.team import ALONE, Team
+from trainers.machine.team import ALONE, Team
 
 FORMAT = 1
 SHARD_RECORDS = 64

@@ -20,7 +20,7 @@ from trainers.data.decode import read_size
 from trainers.data.encoding import Job, Sample, moments
 from trainers.data.order import Member, Visit
 from trainers.data.scan import Picture
-from trainers.team import ALONE, Team
+from trainers.machine.team import ALONE, Team
 
 DECODING = "1"
 """Version of the rules by which `decode` makes RGB of a file: raise it when they change."""

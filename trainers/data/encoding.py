@@ -20,7 +20,7 @@ from trainers.data.buckets import Fit
 from trainers.data.cache import Record
 from trainers.data.decode import MAX_MEGAPIXELS, load_rgb
 from trainers.data.scan import Picture
-from trainers.memory import MEMORY_ERRORS, is_out_of_memory, release
+from trainers.machine.memory import MEMORY_ERRORS, is_out_of_memory, release
 
 _BATCH = 4
 _BATCH_PIXELS = _BATCH * 512 * 512  # of an encoding batch, whatever the pictures' size

@@ -19,8 +19,8 @@ from trainers.data.encoding import PictureEncoder
 from trainers.data.order import Order, make_order
 from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
+from trainers.machine.team import ALONE, Team
 from trainers.spec import DataSpec, JobSpec
-from trainers.team import ALONE, Team
 
 Records = dict[str, MemoryStore[Any]]  # what is encoded (`latents`, `prompts`) -> where it is kept
 

@@ -8,7 +8,7 @@ import torch
 
 from lora_diffusion.families.base import Conditioning, DiffusionBase
 from trainers.data.cache import Progress, PromptKey, Record, Store, digest
-from trainers.team import ALONE, Team
+from trainers.machine.team import ALONE, Team
 
 
 class KeptPrompts(Mapping[str, Conditioning]):

@@ -20,14 +20,15 @@ from torch import Tensor
 from lora_diffusion.errors import InputError
 from lora_diffusion.families.base import DiffusionBase, PictureSize
 from lora_diffusion.randomness import normal
-from trainers import devices, setup
+from trainers import setup
 from trainers.batch import Batch
 from trainers.data import buckets, prepare, scan
 from trainers.data.bucket_settings import bucket_rules
 from trainers.data.buckets import Size
 from trainers.data.decode import read_size
 from trainers.loop import Trainer
-from trainers.memory import MEMORY_ERRORS, is_out_of_memory
+from trainers.machine import devices
+from trainers.machine.memory import MEMORY_ERRORS, is_out_of_memory
 from trainers.optim import make_optimizer
 from trainers.planner.measured import peak_bytes
 from trainers.planner.savings import with_settings

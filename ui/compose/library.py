@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_diffusion.errors import InputError, printable
 from trainers.library.cards import Card
 from trainers.library.index import Library
-from ui.shelf import Shelf
+from ui.gate.shelf import Shelf
 
 _MAX_THUMBNAIL = 4_000_000
 

@@ -16,7 +16,7 @@ from ui import words
 from ui.answers import Json
 from ui.dataset import counting, looking
 from ui.dataset.folder import Filter, OpenFolder, Snapshot, ids_of
-from ui.shelf import Shelf
+from ui.gate.shelf import Shelf
 
 PAGE = 120
 _THUMBNAIL_PX = 256

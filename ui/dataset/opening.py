@@ -21,8 +21,8 @@ from ui import words
 from ui.dataset.drafting import Drafting
 from ui.dataset.folder import OpenFolder
 from ui.dataset.looking import Looking
+from ui.gate.uploads import Uploads
 from ui.tasks import Tasks
-from ui.uploads import Uploads
 
 DEMO = "bundled:demo_character"
 _DEMO_SIDE_PX = 64

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from lora_diffusion.errors import InputError
 from trainers.data import scan, walk
 from trainers.layering import build_spec
-from trainers.plan import plan
+from trainers.planner.plan import plan
 from trainers.spec import DataSpec, SubsetSpec
 
 

@@ -16,7 +16,7 @@ from gradio_client.exceptions import AppError
 
 from tests.ui.dataset.conftest import draw
 from ui.context import open_context
-from ui.security import Access
+from ui.gate.security import Access
 from ui.server import listen, secured
 
 

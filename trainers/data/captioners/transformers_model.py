@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.families import hub
-from trainers import devices
 from trainers.data.captioners.plugin import Context
+from trainers.machine import devices
 from trainers.progress import silence_libraries
 from trainers.spec import ModelSpec
 
