@@ -54,7 +54,8 @@ def main() -> None:
                         for tab in options.tabs:
                             for state in _show(page, tab, empty=runs == empty):
                                 name = f"{tab}-{state}-{width}-{theme}.png"
-                                page.screenshot(path=options.out / name, full_page=True)
+                                whole = not page.locator("dialog[open]").count()
+                                page.screenshot(path=options.out / name, full_page=whole)
                                 print(options.out / name, flush=True)
                         context.close()
                         for problem in watch.problems:
@@ -92,25 +93,38 @@ def _show(page: Page, tab: str, *, empty: bool) -> Iterator[str]:
     elif tab == "compose" and not empty:
         yield from _compose(page)
     elif empty or tab == "settings":
+        page.get_by_text("Looking at this machine").wait_for(state="hidden", timeout=60_000)
         yield "empty" if empty else "ready"
 
 
 def _runs(page: Page) -> Iterator[str]:
     for state in _STATES:
-        page.locator(f'.st-card-button[data-run="{state}"]').click()
-        page.wait_for_timeout(500)
+        _open_run(page, state)
         yield state
-    page.locator('[data-run="finished"]').click()
+    _open_run(page, "finished")
     box = page.locator(".st-chart canvas").bounding_box()
-    if box:
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
-        page.wait_for_timeout(300)
-        yield "hover"
-    for name in ("finished", "stopped"):
-        page.locator(f'[data-tick="{name}"]').evaluate("tick => tick.click()")
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    page.wait_for_timeout(300)
+    yield "hover"
+    _tick_two(page)
     page.get_by_role("button", name="Compare 2 runs").click()
     page.wait_for_timeout(400)
     yield "compared"
+    _tick_two(page)
+
+
+def _open_run(page: Page, name: str) -> None:
+    page.locator(f'.st-card-button[data-run="{name}"]').click()
+    page.locator(f'.st-card-button[data-run="{name}"][aria-current="true"]').wait_for()
+    page.get_by_role("heading", name=name, exact=True).wait_for()
+    if name != "waiting":
+        page.locator(".st-chart canvas").wait_for()
+    page.wait_for_timeout(500)
+
+
+def _tick_two(page: Page) -> None:
+    """Tick two runs, or take the ticks away. They show under the pointer, so a script clicks."""
     for name in ("finished", "stopped"):
         page.locator(f'[data-tick="{name}"]').evaluate("tick => tick.click()")
 

@@ -60,7 +60,7 @@ def make_run(
         [
             {
                 "schedule": {"steps": steps},
-                "preview": {"prompts": list(prompts), "every_steps": every},
+                "preview": {"prompts": list(prompts), "every_steps": every, "cfg": 2.0},
                 "data": {"trigger": "sks", "resolution_px": 64},
                 "adapter": {"rank": rank},
             }

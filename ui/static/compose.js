@@ -39,6 +39,7 @@
     function complain(text) {
       note.hidden = !text;
       setText(note, text || "");
+      if (text) note.scrollIntoView({ block: "nearest" });
     }
 
     // ---- the shelf ----
@@ -371,7 +372,7 @@
     // ---- empty ----
     function drawEmpty() {
       root.replaceChildren(h("div", { class: "st-empty" },
-        h("span", { class: "st-two", "aria-hidden": "true" }, h("i", {}), h("i", {})),
+        h("img", { src: "/studio/static/mix.svg", alt: "", width: "340", height: "150" }),
         h("h1", {}, "Nothing to compose yet"),
         h("p", {}, "Here adapters are weighed against each other, drawn with, and folded into one file."),
         note,

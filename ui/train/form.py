@@ -28,7 +28,33 @@ Layer = dict[str, dict[str, Any]]
 
 _UNUSUAL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _ROWS = "rows"
-_ACRONYMS = {"lr": "learning rate", "px": "(px)", "cfg": "CFG", "snr": "SNR", "ema": "EMA"}
+_WORDS = {
+    "lr": "learning rate", "px": "(px)", "cfg": "CFG", "snr": "SNR", "ema": "EMA", "dora": "DoRA",
+    "lokr": "LoKr", "arch": "architecture", "fp8": "FP8",
+}  # fmt: skip
+_LABELS = {  # where a setting's own words would not read well
+    "bucket_min_px": "Smallest side (px)",
+    "bucket_max_px": "Largest side (px)",
+    "bucket_step_px": "Sides are multiples of (px)",
+    "clip_skip": "CLIP skip",
+    "min_snr_gamma": "Min-SNR gamma",
+    "v_like_epsilon": "v weighed like epsilon",
+    "lora_plus_ratio": "LoRA+ ratio",
+    "lr_unet": "Learning rate, UNet",
+    "lr_text": "Learning rate, text encoder",
+    "lr_text_2": "Learning rate, second text encoder",
+    "lr_patterns": "Learning rate by layer",
+    "lr_cycles": "Cosine cycles",
+    "lr_power": "Polynomial power",
+    "lr_warmup_ratio": "Warm-up (share of the steps)",
+    "lr_warmup_steps": "Warm-up (steps)",
+    "beta1": "Beta 1",
+    "beta2": "Beta 2",
+    "d_coef": "Prodigy's d coefficient",
+    "clip_norm": "Clip gradients at norm",
+    "max_norm": "Largest norm of a layer",
+    "to": "Tracker",
+}
 
 
 @dataclass(frozen=True)
@@ -122,7 +148,9 @@ def _field(section: str, name: str, info: FieldInfo, default: str) -> Field:
 
 
 def _label(name: str) -> str:
-    words = " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
+    if name in _LABELS:
+        return _LABELS[name]
+    words = " ".join(_WORDS.get(word, word) for word in name.split("_"))
     return words[:1].upper() + words[1:]
 
 
