@@ -137,7 +137,7 @@ def write_folder(out: Path, dtype: str = "fp16", seed: int = 0, arch: str = "sd1
 
 def write_checkpoint(out: Path, dtype: str = "fp16", seed: int = 0) -> Path:
     """SD1.5 as a single-file checkpoint at `out`, with the folder's weights."""
-    from tests.families.sd15_models import ldm_name, ldm_shape
+    from tests.lora_diffusion.families.sd15_models import ldm_name, ldm_shape
 
     listed = [
         Parameter(p.part, p.name, ldm_name(p.part, p.name), ldm_shape(p.part, p.name, p.shape))

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
-from tests.families.sd15_models import make_models, save_folder
+from tests.lora_diffusion.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from tests.lora_diffusion.families.sd15_models import make_models, save_folder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # Small enough to take seconds; everything that a full run does is on.
@@ -89,7 +89,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("world")
     from diffusers import UNet2DConditionModel
 
-    from tests.families.sd15_models import WIDTH, make_models, save_folder
+    from tests.lora_diffusion.families.sd15_models import WIDTH, make_models, save_folder
 
     models = make_models()
     with torch.random.fork_rng(devices=[]):

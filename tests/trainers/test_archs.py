@@ -12,7 +12,7 @@ from PIL import Image
 from lora_diffusion import load
 from lora_diffusion.families import load_base
 from lora_diffusion.families.base import PictureSize
-from tests.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from tests.lora_diffusion.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
 from tests.trainers.conftest import Run
 from trainers import setup
 from trainers.batch import Batches

@@ -19,9 +19,9 @@ from torch import Tensor
 from lora_diffusion import attach, load
 from lora_diffusion.families import Conditioning, DiffusionBase, load_base
 from lora_diffusion.formats.metadata import facts_from_metadata
-from tests.families import other_models, sd15_models
-from tests.families.other_models import make_sd21, make_sdxl
-from tests.families.sd15_models import make_models, save_checkpoint
+from tests.lora_diffusion.families import other_models, sd15_models
+from tests.lora_diffusion.families.other_models import make_sd21, make_sdxl
+from tests.lora_diffusion.families.sd15_models import make_models, save_checkpoint
 from trainers.dreambooth_lora import main
 from trainers.outputs import Outputs
 

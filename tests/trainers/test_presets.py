@@ -12,7 +12,7 @@ import torch
 
 from lora_diffusion import bundled, load
 from lora_diffusion.formats.metadata import facts_from_metadata
-from tests.families.sd15_models import write_json
+from tests.lora_diffusion.families.sd15_models import write_json
 from trainers.dreambooth_lora import main, parse
 from trainers.layering import build_spec, preset_names, read_preset
 from trainers.spec import JobSpec

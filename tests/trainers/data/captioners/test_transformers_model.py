@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lora_diffusion.errors import InputError
-from tests.families.hub_server import running
+from tests.lora_diffusion.families.hub_server import running
 from tests.trainers.data.captioners.shots import opened, several, shot
 from tests.trainers.data.captioners.tiny_models import MODELS, TEXT_TEMPLATE, save_llava
 from trainers.data.captioners import registry
