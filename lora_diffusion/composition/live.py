@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -23,13 +22,10 @@ from lora_diffusion.adapter import AdapterFile
 from lora_diffusion.algebra import wide
 from lora_diffusion.composition.gates import TimeGate, gate_for, set_attention
 from lora_diffusion.composition.regions import Region, Stage, box_of
-from lora_diffusion.composition.weights import Weights
+from lora_diffusion.composition.sources import Source, check, load_source, name_of
+from lora_diffusion.composition.weights import AnyWeights, Weights
 from lora_diffusion.errors import InputError, listed, printable
 from lora_diffusion.families.base import Conditioning, DiffusionBase, PictureSize
-from lora_diffusion.formats import load_adapter
-from lora_diffusion.formats.header import refuse
-from lora_diffusion.formats.raw import scan_finite
-from lora_diffusion.formats.reading import lay_out_opened, open_adapter
 from lora_diffusion.generate import (
     BATCH_SIZE,
     EncodedPrompts,
@@ -38,11 +34,9 @@ from lora_diffusion.generate import (
     draw,
     encode,
 )
-from lora_diffusion.injection import AdapterHandle, Parts, adaptable_shapes, attach, check_fits
+from lora_diffusion.injection import AdapterHandle, Parts, adaptable_shapes, attach
 from lora_diffusion.keys import PARTS, UNET, LayerKey
 
-Source = str | Path | AdapterFile
-AnyWeights = Weights | float | str
 _MODULE_PREFIX = "composed "  # before the names of adapters as modules of the base's layers
 
 
@@ -117,7 +111,7 @@ class Composition:
             self._check_region(region)
         shapes = adaptable_shapes(self.parts)
         check(source, shapes)
-        return self._put(_loaded(source, shapes), weighed, name or _name_of(source), region)
+        return self._put(load_source(source, shapes), weighed, name or name_of(source), region)
 
     def remove(self, name: str) -> None:
         """Take an adapter off."""
@@ -379,43 +373,8 @@ def compose(
         check(source, shapes)
     try:
         for source, weights in weighed:
-            composition._put(_loaded(source, shapes), weights, _name_of(source), None)
+            composition._put(load_source(source, shapes), weights, name_of(source), None)
     except BaseException:
         composition.close()
         raise
     return composition
-
-
-def check(source: Source, shapes: Mapping[LayerKey, tuple[int, ...]] | None) -> None:
-    """Refuse an adapter that can't be used, in bounded memory.
-
-    Args:
-        shapes: weight shape of each layer of the base, if it is known.
-
-    Raises:
-        AdapterFileError (an InputError): as `compose`.
-    """
-    if isinstance(source, AdapterFile):
-        if shapes is not None:
-            check_fits(source, shapes)
-        for key, factors in source.layers.items():
-            if not all(torch.isfinite(tensor).all() for tensor in factors.tensors().values()):
-                raise InputError(f"The adapter's layer {key} holds NaN or infinite numbers.")
-        return
-    opened = open_adapter(source)
-    lay_out_opened(opened, shapes)
-    try:
-        for piece in opened.pieces:
-            scan_finite(piece.header)
-    except OSError as error:
-        refuse(opened.path, f"it cannot be read ({printable(error)})")
-
-
-def _loaded(source: Source, shapes: Mapping[LayerKey, tuple[int, ...]]) -> AdapterFile:
-    return source if isinstance(source, AdapterFile) else load_adapter(source, shapes)
-
-
-def _name_of(source: Source) -> str:
-    if isinstance(source, AdapterFile):
-        return "adapter"
-    return Path(source).name.removesuffix(".safetensors")

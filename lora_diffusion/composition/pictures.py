@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lora_diffusion.composition.live import AnyWeights, Source, compose
+from lora_diffusion.composition.live import compose
+from lora_diffusion.composition.sources import Source
+from lora_diffusion.composition.weights import AnyWeights
 from lora_diffusion.errors import printable
 from lora_diffusion.families.base import DiffusionBase
 from lora_diffusion.generate import PictureSpec, draw

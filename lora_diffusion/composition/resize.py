@@ -13,7 +13,7 @@ from lora_diffusion import targets
 from lora_diffusion.algebra import wide
 from lora_diffusion.composition.cut import Limit, cut_dense, cut_factors
 from lora_diffusion.composition.fold import OF_THE_BASE, FoldedLayer, OnLayer, check_out
-from lora_diffusion.composition.live import check
+from lora_diffusion.composition.sources import check
 from lora_diffusion.composition.terms import relative_error
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.factors import DoRAFactors, Factors, LoRAFactors

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lora_diffusion.adapter import AdapterFile
-from lora_diffusion.composition.live import check
+from lora_diffusion.composition.sources import check
 from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.factors import Factors
@@ -58,8 +58,8 @@ def open_ingredients(
         shapes: weight shape of each layer of the base, if it is known.
 
     Raises:
-        InputError: a file can't be used (see `live.check`), weights that change with the steps, or
-            files for different architectures.
+        InputError: a file can't be used (see `sources.check`), weights that change with the steps,
+            or files for different architectures.
     """
     found: list[Ingredient] = []
     for path, weights in files:

@@ -107,7 +107,7 @@ class Weights:
         return cls(overall, models, blocks, steps)
 
     @classmethod
-    def of_any(cls, given: Weights | float | str) -> Weights:
+    def of_any(cls, given: AnyWeights) -> Weights:
         """Weights, a number, or text as `parse` takes it."""
         if isinstance(given, Weights):
             return given
@@ -144,6 +144,9 @@ class Weights:
         yield from self.models.items()
         yield from self.blocks.items()
         yield from (("in steps", factor) for _, factor in self.steps)
+
+
+AnyWeights = Weights | float | str
 
 
 def split_weight(text: str) -> tuple[str, Weights]:

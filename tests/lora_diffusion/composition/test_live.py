@@ -60,7 +60,7 @@ def test_no_order_changes_a_bit(parts, forward, tiny_four):
 def test_weights_change_without_loading(parts, forward, tiny_four, monkeypatch):
     lora, locon = tiny_four[:2]
     with compose(parts, [(lora, 1.0), (locon, 0.5)]) as composition:
-        monkeypatch.setattr("lora_diffusion.composition.live.load_adapter", None)
+        monkeypatch.setattr("lora_diffusion.composition.live.load_source", None)
         composition.set_weights("lora", "0.5,text=0,mid=0")
         changed = forward()
         composition.enabled = False

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_diffusion import compose, load
 from lora_diffusion.adapter import AdapterFile
-from lora_diffusion.composition.live import check
+from lora_diffusion.composition.sources import check
 from lora_diffusion.errors import InputError
 from lora_diffusion.injection import adaptable_shapes
 from tests.conftest import state_bytes
@@ -95,7 +95,7 @@ def test_refusing_takes_no_memory(bad, tmp_path):
     paths = [str(bad[name]) for name, _ in CASES] + [str(huge)]
     code = (
         "import json, resource, sys, torch\n"
-        "from lora_diffusion.composition.live import check\n"
+        "from lora_diffusion.composition.sources import check\n"
         "from lora_diffusion.keys import LayerKey\n"
         "key = LayerKey('unet', 'mid_block.attentions.0.transformer_blocks.0.attn1.to_q')\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
