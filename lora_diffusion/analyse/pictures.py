@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+# What `draw_all` names its pictures.
+PICTURES = ("layers-*.png", "spectra.png", "interference-*.png", "subspaces.png")
 _PAGE, _CARD, _LINE = "#F4F4F2", "#FFFFFF", "#E4E4E1"
 _INK, _MUTED, _ACCENT, _SECOND = "#1B1D20", "#5C5F63", "#2F4BD8", "#B45309"
 _DPI = 110

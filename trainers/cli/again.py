@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 
 
@@ -43,4 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("again", "Write the settings in an adapter file as a run's TOML.", _configure, _run)
+VERB = Verb(
+    "again",
+    "Write the settings in an adapter file as a run's TOML.",
+    _configure,
+    _run,
+    output=Output(),
+)

@@ -10,6 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from lora_diffusion.errors import printable
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -76,7 +77,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("analyse", "Tell what is in adapters, and where several interfere.", _configure, _run)
+def _replaced(arguments: argparse.Namespace) -> list[Path]:
+    from lora_diffusion.analyse.pictures import PICTURES
+
+    if arguments.out is None:
+        return []
+    return [found for name in (RESULT, *PICTURES) for found in sorted(arguments.out.glob(name))]
+
+
+VERB = Verb(
+    "analyse", "Tell what is in adapters, and where several interfere.", _configure, _run,
+    output=Output(paths=_replaced),
+)  # fmt: skip
 
 
 def _base_weights(base: str) -> dict[LayerKey, Tensor]:

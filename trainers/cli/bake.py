@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import printable
 from trainers.cli.folding import count, writing
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
 
@@ -51,4 +52,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("bake", "Write adapters into a base model's own weights.", _configure, _run)
+def _replaced(arguments: argparse.Namespace) -> list[Path]:
+    """A file; a folder that holds anything is refused by `bake` itself."""
+    out: Path = arguments.out.expanduser()
+    return [] if out.is_dir() else [out]
+
+
+VERB = Verb(
+    "bake", "Write adapters into a base model's own weights.", _configure, _run,
+    output=Output(paths=_replaced),
+)  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lora_diffusion.consumers import Portability, verify
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats import DTYPES, FORMATS
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.verify import say
 
@@ -82,7 +83,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("convert", "Write an adapter in another dialect.", _configure, _run)
+VERB = Verb(
+    "convert", "Write an adapter in another dialect.", _configure, _run,
+    output=Output("OUT", lambda arguments: [Path(arguments.output).expanduser()]),
+)  # fmt: skip
 
 
 def _as_json(

@@ -15,6 +15,7 @@ from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
 
 _SLUG_LENGTH = 40
+_NUMBERED = re.compile(r"(\d{3,})-")
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", help="in px (default: the base's own)")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt (default 1)")
     parser.add_argument("--sampler", default="ddim", help="ddim, euler, euler_a or dpm++")
-    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the PNGs")
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, type=Path, help="folder that the PNGs are added to"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
@@ -130,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     parameters = Parameters(regions)
     files: list[str] = []
     for number, (scene, picture, image) in enumerate(
-        zip(of_pictures, pictures, images, strict=True)
+        zip(of_pictures, pictures, images, strict=True), _first_number(arguments.out)
     ):
         path = arguments.out / f"{number:03d}-{_slug(scene.prompt)}-{picture.seed}.png"
         save_png(image, path, parameters.of(scene, picture))
@@ -153,6 +156,12 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     if not match:
         raise InputError(f"--size {printable(text)}: write it as 512 or 512x768.")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _first_number(folder: Path) -> int:
+    """The number after those of the pictures that are in the folder, so that none is lost."""
+    found = [_NUMBERED.match(path.name) for path in folder.glob("*.png")]
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _progress(done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError
 from trainers.cli.base_flags import add_base_flags, open_base
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
 
@@ -93,4 +94,13 @@ def _progress(done: int, total: int) -> None:
     print(f"\rdrawing {100 * done // total}%", end="", file=sys.stderr, flush=True)
 
 
-VERB = Verb("grid", "Draw a labelled sheet over two things that vary.", _configure, _run)
+def _written(arguments: argparse.Namespace) -> list[Path]:
+    from trainers.grid.sheet import beside
+
+    return [arguments.out, beside(arguments.out)]
+
+
+VERB = Verb(
+    "grid", "Draw a labelled sheet over two things that vary.", _configure, _run,
+    output=Output(paths=_written),
+)  # fmt: skip

@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parser(words).parse_args(words)
-        code: int = arguments.run(arguments)
+        verb: Verb = arguments.verb
+        if verb.output is not None:
+            verb.output.check(arguments)
+        code = verb.run(arguments)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -102,7 +105,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         verb.configure(child)
         if verb.extend is not None and words[:1] == [verb.name]:
             verb.extend(child, words[1:])
-        child.set_defaults(run=verb.run)
+        if verb.output is not None:
+            verb.output.configure(child)
+        child.set_defaults(verb=verb)
     return parser
 
 

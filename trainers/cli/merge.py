@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats import DTYPES
 from trainers.cli.folding import add_limit, count, layers_as_json, limit_of, summary, writing
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
 
@@ -108,4 +109,4 @@ def _pictures(arguments: argparse.Namespace, out: Path) -> list[PictureDifferenc
     )
 
 
-VERB = Verb("merge", "Fold several adapters into one file.", _configure, _run)
+VERB = Verb("merge", "Fold several adapters into one file.", _configure, _run, output=Output())

@@ -12,6 +12,7 @@ from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats import DTYPES, FORMATS, TrainingFacts
 from lora_diffusion.formats.arch import ARCHS
 from lora_diffusion.formats.metadata import kind_arguments
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.spec import MAX_RANK
 
@@ -109,7 +110,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("probe", "Write random factors of true size, to try programs with.", _configure, _run)
+VERB = Verb(
+    "probe",
+    "Write random factors of true size, to try programs with.",
+    _configure,
+    _run,
+    output=Output(),
+)
 
 
 def _has_kernels(adapter: AdapterFile) -> bool:

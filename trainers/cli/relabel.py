@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats import relabel as labels
 from lora_diffusion.formats.header import read_header
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 
 
@@ -58,4 +59,6 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-VERB = Verb("relabel", "Change an adapter's metadata, or clean it.", _configure, _run)
+VERB = Verb(
+    "relabel", "Change an adapter's metadata, or clean it.", _configure, _run, output=Output()
+)

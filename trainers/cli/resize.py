@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_diffusion.errors import printable
 from lora_diffusion.formats import DTYPES
 from trainers.cli.folding import add_limit, count, layers_as_json, limit_of, summary, writing
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 
 
@@ -40,4 +41,4 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("resize", "Write an adapter with fewer ranks.", _configure, _run)
+VERB = Verb("resize", "Write an adapter with fewer ranks.", _configure, _run, output=Output())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_diffusion.composition.weights import Weights
 from lora_diffusion.errors import InputError, printable
 from trainers.cli.base_flags import add_base_flags, open_base
+from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, Weighted
 from trainers.search.knobs import PER
@@ -146,8 +147,17 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _replaced(arguments: argparse.Namespace) -> list[Path]:
+    """The trials are gone on with, or refused where they are of another search."""
+    return [] if (arguments.out / _JOURNAL).exists() else [arguments.out / _RESULT]
+
+
 VERB = Verb(
-    "search-weights", "Find the weights at which several adapters work best.", _configure, _run
+    "search-weights",
+    "Find the weights at which several adapters work best.",
+    _configure,
+    _run,
+    output=Output(paths=_replaced),
 )
 
 

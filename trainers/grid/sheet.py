@@ -67,10 +67,14 @@ def save_sheet(grid: Grid, pictures: Sequence[Sequence[Image.Image]], path: Path
     info.add_itxt("parameters", _words(grid))
     info.add_itxt(KEY, told)
     sheet = _draw(grid, pictures)
-    replace_atomically(path, lambda beside: sheet.save(beside, "PNG", pnginfo=info))
-    beside = path.with_suffix(".json")
-    write_text(beside, told + "\n")
-    return beside
+    replace_atomically(path, lambda target: sheet.save(target, "PNG", pnginfo=info))
+    write_text(beside(path), told + "\n")
+    return beside(path)
+
+
+def beside(path: Path) -> Path:
+    """Where the JSON of a sheet lies."""
+    return path.with_suffix(".json")
 
 
 def read_parameters(path: Path) -> dict[str, Any]:

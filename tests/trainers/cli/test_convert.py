@@ -111,7 +111,7 @@ def test_who_reads_it_is_said(
     found = converted(start, out, to, capsys)
     assert found["portable"] == (readers == 5)
     assert (len(found["readers"]), len(found["unread"])) == (readers, 5 - readers)
-    assert main(["convert", str(start), str(out), "--to", to]) == 0
+    assert main(["convert", str(start), str(out), "--to", to, "--overwrite"]) == 0
     words = capsys.readouterr().err
     assert ("is portable: diffusers, A1111/Forge" in words) == (readers == 5)
     assert ("is not portable" in words) == (readers < 5)
@@ -126,7 +126,7 @@ def test_one_alpha_is_for_diffusers(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = converted(start, out, "kohya", capsys)
     assert list(found["unread"]) == ["diffusers"]
     assert "one alpha, the most common" in found["unread"]["diffusers"]
-    assert converted(start, out, "kohya", capsys, "--one-alpha")["portable"]
+    assert converted(start, out, "kohya", capsys, "--one-alpha", "--overwrite")["portable"]
     for key, factors in load_adapter(out).layers.items():
         torch.testing.assert_close(factors.delta(), layers[key].delta())
 
@@ -140,10 +140,15 @@ def test_embeddings_travel_only_on_request(
     notes = converted(start, out, "kohya", capsys)["notes"]
     assert "left out" in notes[-1]
     assert name not in load_file(out)
-    notes = converted(start, out, "kohya", capsys, "--keep-embeddings")["notes"]
+    notes = converted(start, out, "kohya", capsys, "--keep-embeddings", "--overwrite")["notes"]
     assert len(notes) == 1
     assert name in load_file(out)
-    assert main(["convert", str(start), str(out), "--to", "lycoris", "--keep-embeddings"]) == 2
+    assert (
+        main(
+            ["convert", str(start), str(out), "--to", "lycoris", "--keep-embeddings", "--overwrite"]
+        )
+        == 2
+    )
     assert "cannot hold embeddings" in capsys.readouterr().err
 
 
@@ -166,7 +171,7 @@ def with_text() -> AdapterFile:
         (dora(), ["b", "--to", "peft"], "along the weight's inputs"),
         (with_text(), ["b.safetensors", "--to", "lycoris"], "no name for layer 'text_encoder."),
         (adapter(), ["b.safetensors", "--to", "peft"], "is a folder"),
-        (adapter(), [".", "--to", "kohya"], "is a folder"),
+        (adapter(), [".", "--to", "kohya", "--overwrite"], "is a folder"),
         (adapter(), ["a.safetensors/b.safetensors", "--to", "kohya"], "cannot be written"),
         (None, ["b.safetensors", "--to", "kohya"], "no such file"),
     ],

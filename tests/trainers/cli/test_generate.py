@@ -89,6 +89,17 @@ def test_prompts_name_their_own_adapters(tmp_path, capsys, adapter):
     assert np.abs(twice - sum_of_both).max() <= 1
 
 
+def test_pictures_are_added_to_those_in_the_folder(tmp_path, capsys):
+    (tmp_path / "041-mine-7.png").write_bytes(b"mine")
+    (tmp_path / "notes.png").write_bytes(b"mine")
+    for _ in range(2):
+        assert main(["generate", "--prompt", "a red circle", *QUICK, "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "041-mine-7.png", "042-a-red-circle-0.png", "043-a-red-circle-0.png", "notes.png"
+    ]  # fmt: skip
+    assert (tmp_path / "041-mine-7.png").read_bytes() == b"mine"
+
+
 def test_a_mask_keeps_an_adapter_to_its_side(tmp_path, capsys, adapter):
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))

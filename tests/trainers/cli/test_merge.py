@@ -81,6 +81,7 @@ def test_settings_that_cannot_be_meant_are_one_line(tmp_path, capsys, two, optio
 
 def test_a_file_that_goes_in_is_never_written_over(capsys, two):
     before = two[0].read_bytes()
-    assert main(["merge", str(two[0]), str(two[1]), "--out", str(two[0])]) == 2
+    words = ["merge", str(two[0]), str(two[1]), "--out", str(two[0])]
+    assert main([*words, "--overwrite"]) == 2
     assert "one of the files that go in" in capsys.readouterr().err
     assert two[0].read_bytes() == before

@@ -29,7 +29,7 @@ def test_set_remove_and_clean(file, tmp_path, capsys):
     assert read_header(out).metadata == {
         "modelspec.license": "CC0 = free", "modelspec.title": "cat"
     }  # fmt: skip
-    assert main(["relabel", str(file), "--out", str(out), "--clean"]) == 0
+    assert main(["relabel", str(file), "--out", str(out), "--clean", "--overwrite"]) == 0
     assert "1 removed, 0 set, 1 kept" in capsys.readouterr().out
 
 

@@ -105,7 +105,7 @@ class DraftFile:
     def __init__(self, path: Path, author: Author, pictures: int) -> None:
         """
         Raises:
-            InputError: the file can't be written.
+            InputError: the file can't be written, or is there already.
         """
         self._path = path
         first = {
@@ -114,7 +114,7 @@ class DraftFile:
             "settings": author.settings,
             "pictures": pictures,
         }
-        self._append([first], "wb")
+        self._append([first], "xb")
 
     def keep(self, made: Sequence[Made], outcome: Outcome) -> None:
         """As `Keeper`."""
@@ -130,6 +130,10 @@ class DraftFile:
                 file.write(lines.encode())
                 file.flush()
                 os.fsync(file.fileno())
+        except FileExistsError:
+            raise InputError(
+                f"{printable(self._path)}: exists already. Give another --drafts, or delete it."
+            ) from None
         except OSError as error:
             raise InputError(
                 f"{printable(self._path)}: the drafts can't be written "
