@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from lora_diffusion.analyse.results import Amplified
 from lora_diffusion.analyse.svd import Directions
+from lora_diffusion.keys import LayerKey
 from lora_diffusion.randomness import normal
 
 
-@dataclass(frozen=True)
-class Amplification:
-    """One layer's row of the LoRA paper's table 7.
-
-    Attributes:
-        rank: how many directions r are looked at.
-        update_norm: |D|_F of the update's strongest r directions.
-        base_norm: |W0|_F.
-        base_in_update: |U^T W0 V|_F in the update's own directions: what of it is in the base.
-        base_in_own: the same in the base's strongest r directions.
-        base_in_random: the same in random ones.
-        factor: update_norm / base_in_update.
-    """
-
-    rank: int
-    update_norm: float
-    base_norm: float
-    base_in_update: float
-    base_in_own: float
-    base_in_random: float
-    factor: float
-
-
-def amplify(update: Directions, base_weight: Tensor, rank: int) -> Amplification:
+def amplify(
+    adapter: str, key: LayerKey, update: Directions, base_weight: Tensor, rank: int
+) -> Amplified:
     """Hu et al. (arXiv:2106.09685, section 7.3): project W0 onto the update's subspace.
 
     Args:
+        adapter, key: what the row is of.
         update: of the layer; its strongest `rank` directions count, or all if it has fewer.
         base_weight: W0, `[out, in, *kernel]`.
     """
@@ -48,7 +28,10 @@ def amplify(update: Directions, base_weight: Tensor, rank: int) -> Amplification
     own = torch.linalg.svdvals(weight)[:count].norm()
     left = _random_directions(weight.shape[0], count, "left")
     right = _random_directions(weight.shape[1], count, "right")
-    return Amplification(
+    return Amplified(
+        adapter=adapter,
+        part=key.part,
+        path=key.path,
         rank=count,
         update_norm=strongest.norm,
         base_norm=float(weight.norm()),

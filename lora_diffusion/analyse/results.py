@@ -186,7 +186,17 @@ class Subspaces:
 
 @dataclass(frozen=True)
 class Amplified:
-    """One layer's row of the amplification table; see `amplification.Amplification`."""
+    """One layer's row of the LoRA paper's table 7.
+
+    Attributes:
+        rank: how many directions r are looked at.
+        update_norm: |D|_F of the update's strongest r directions.
+        base_norm: |W0|_F.
+        base_in_update: |U^T W0 V|_F in the update's own directions: what of it is in the base.
+        base_in_own: the same in the base's strongest r directions.
+        base_in_random: the same in random ones.
+        factor: update_norm / base_in_update.
+    """
 
     adapter: str
     part: str

@@ -83,8 +83,7 @@ def analyse(
             here[index] = factors, update
             found[index].append(_layer(key, factors, update, weight, one.weights.of(key)))
             if weight is not None and len(update.values):
-                row = amplify(update, weight, factors.rank)
-                amplified.append(results.Amplified(names[index], key.part, key.path, **vars(row)))
+                amplified.append(amplify(names[index], key, update, weight, factors.rank))
         for first, second in combinations(sorted(here), 2):
             weights = given[first].weights.of(key), given[second].weights.of(key)
             met[first, second].append(_meet(key, here[first][1], here[second][1], weights))

@@ -9,8 +9,9 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from lora_diffusion.errors import InputError, printable
+from lora_diffusion.errors import InputError
 from trainers.cli.base_flags import add_base_flags, open_base
+from trainers.cli.drawing_flags import add_drawing_flags, check_sampler, show_progress, size_of
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
 
@@ -72,13 +73,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         help="most memory for adapters that take turns on the device (default 2)",
     )
-    parser.add_argument("--negative", default="", help="what not to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default 0)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default 25)")
-    parser.add_argument("--cfg", type=float, default=7.0, help="guidance scale (default 7)")
-    parser.add_argument("--size", metavar="WxH", help="in px (default: the base's own)")
+    add_drawing_flags(parser, seed_of="the first picture")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt (default 1)")
-    parser.add_argument("--sampler", default="ddim", help="ddim, euler, euler_a or dpm++")
     parser.add_argument(
         "--out", metavar="DIR", required=True, type=Path, help="folder that the PNGs are added to"
     )
@@ -86,14 +82,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lora_diffusion.families.schedulers import SAMPLERS
     from lora_diffusion.formats.reading import open_adapter
     from lora_diffusion.generate import PictureSpec, save_png
     from trainers.cli.mixed_scenes import MixedCast, read_batch
     from trainers.cli.scenes import Cast, Parameters, Scene, read_regions
 
-    if arguments.sampler not in SAMPLERS:
-        raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}.")
+    check_sampler(arguments.sampler)
     if min(arguments.count, arguments.steps, arguments.at_once) < 1:
         raise InputError("--count, --steps and --at-once must be at least 1.")
     prompts = [*arguments.prompt, *(read_batch(arguments.batch) if arguments.batch else [])]
@@ -126,10 +120,10 @@ def _run(arguments: argparse.Namespace) -> int:
     # masks want their adapters on the base; and where there is one mix, no row needs its own
     if regions or one_mix:
         with closing(Cast(base, scenes, regions)) as cast:
-            images = cast.draw(of_pictures, pictures, _progress, arguments.at_once)
+            images = cast.draw(of_pictures, pictures, show_progress, arguments.at_once)
     else:
         mixed = MixedCast(base, scenes, int(arguments.adapter_memory * 1e9))
-        images = mixed.draw(of_pictures, pictures, _progress, arguments.at_once)
+        images = mixed.draw(of_pictures, pictures, show_progress, arguments.at_once)
     parameters = Parameters(regions)
     files: list[str] = []
     for number, (scene, picture, image) in enumerate(
@@ -144,28 +138,10 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """`512x768` or `512` as width and height in px; None stays None.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if not match:
-        raise InputError(f"--size {printable(text)}: write it as 512 or 512x768.")
-    return int(match[1]), int(match[2] or match[1])
-
-
 def _first_number(folder: Path) -> int:
     """The number after those of the pictures that are in the folder, so that none is lost."""
     found = [_NUMBERED.match(path.name) for path in folder.glob("*.png")]
     return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def _progress(done: int, total: int) -> None:
-    print(f"\rdrawing {100 * done // total}%", end="", file=sys.stderr, flush=True)
 
 
 def _slug(prompt: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora_diffusion.errors import InputError
 from trainers.cli.base_flags import add_base_flags, open_base
+from trainers.cli.drawing_flags import add_drawing_flags, check_sampler, show_progress, size_of
 from trainers.cli.replacing import Output
 from trainers.cli.verb import Verb
 from trainers.cli.weighted import FORM, HELP, Weighted
@@ -34,26 +35,18 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help=f"{HELP}; may be repeated",
     )
     parser.add_argument("--prompt", help="of all pictures, unless prompts vary")
-    parser.add_argument("--negative", default="", help="what not to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default 25)")
-    parser.add_argument("--cfg", type=float, default=7.0, help="guidance scale (default 7)")
-    parser.add_argument("--size", metavar="WxH", help="in px (default: the base's own)")
-    parser.add_argument("--sampler", default="ddim", help="ddim, euler, euler_a or dpm++")
+    add_drawing_flags(parser, seed_of="the noise")
     parser.add_argument("--out", metavar="PNG", type=Path, required=True, help="file to write")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lora_diffusion.families.schedulers import SAMPLERS
     from lora_diffusion.formats.reading import open_adapter
-    from trainers.cli.generate import size_of
     from trainers.grid.axes import Cell, cells, parse_axis
     from trainers.grid.drawing import draw_cells
     from trainers.grid.sheet import Grid, save_sheet
 
-    if arguments.sampler not in SAMPLERS:
-        raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}.")
+    check_sampler(arguments.sampler)
     if arguments.steps < 1:
         raise InputError("--steps must be at least 1.")
     if arguments.out.suffix.lower() != ".png":
@@ -79,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         lambda base: open_base(arguments, base),
         size_px=size_of(arguments.size),
         sampler=arguments.sampler,
-        on_step=_progress,
+        on_step=show_progress,
     )
     print(file=sys.stderr)
     width, height = pictures[0][0].size
@@ -88,10 +81,6 @@ def _run(arguments: argparse.Namespace) -> int:
     told = {"file": str(arguments.out), "parameters": str(beside), **grid.as_json()}
     print(json.dumps(told, indent=2) if arguments.json else arguments.out)
     return 0
-
-
-def _progress(done: int, total: int) -> None:
-    print(f"\rdrawing {100 * done // total}%", end="", file=sys.stderr, flush=True)
 
 
 def _written(arguments: argparse.Namespace) -> list[Path]:
