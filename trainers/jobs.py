@@ -83,6 +83,16 @@ class RunDir:
         """`NAME.safetensors` at the top of the folder."""
         return self.path / f"{adapter_name(spec, self)}.safetensors"
 
+    def named(self, relative: object) -> Path | None:
+        """A file that an event names, if it really lies in this folder."""
+        if not isinstance(relative, str):
+            return None
+        try:
+            path = (self.path / relative).resolve()
+            return path if path.is_relative_to(self.path.resolve()) and path.is_file() else None
+        except (OSError, ValueError):
+            return None
+
     def spec(self) -> JobSpec:
         """The run's settings.
 

@@ -19,8 +19,13 @@ def answered(function: Callable[[Any], Json]) -> Callable[[Any], Json]:
         except InputError as error:
             return {"error": printable(error, 500)}
         except OSError as error:
-            return {"error": f"The disk refused: {printable(error.strerror or error, 200)}."}
+            return {"error": disk_refused(error)}
 
     safe.__name__ = function.__name__
     safe.__doc__ = function.__doc__
     return safe
+
+
+def disk_refused(error: OSError) -> str:
+    """The sentence for a file that can't be read or written."""
+    return f"The disk refused: {printable(error.strerror or error, 200)}."

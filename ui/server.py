@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from lora_diffusion.errors import InputError, printable
+from ui.answers import disk_refused
 from ui.context import Context
 from ui.gate.security import Access, Gate
 from ui.gate.uploads import PATH as UPLOAD_PATH
@@ -92,8 +93,7 @@ def make_app(context: Context) -> FastAPI:
         except InputError as error:
             return JSONResponse({"error": printable(error, 500)}, status_code=413)
         except OSError as error:
-            told = f"The disk refused: {printable(error.strerror or error, 200)}."
-            return JSONResponse({"error": told}, status_code=507)
+            return JSONResponse({"error": disk_refused(error)}, status_code=507)
 
     gr.mount_gradio_app(
         app,

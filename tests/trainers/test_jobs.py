@@ -87,3 +87,14 @@ def test_a_long_event_file_is_read_from_its_tail(tmp_path):
         log.write("step", step=step, loss=0.1)
     assert run.events_file.stat().st_size > 2 * 65_536
     assert jobs.last_event(run).body["step"] == 2999
+
+
+@pytest.mark.parametrize("named", ["../outside.png", "/etc/hostname", "", "gone.png", "a\0b", 7])
+def test_an_event_names_files_of_its_own_run_only(named, tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.previews.mkdir(parents=True)
+    (tmp_path / "outside.png").touch()
+    inside = run.previews / "1.png"
+    inside.touch()
+    assert run.named(named) is None
+    assert run.named("previews/../previews/1.png") == inside

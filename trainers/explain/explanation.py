@@ -79,13 +79,9 @@ def explain(run: RunDir) -> Explanation:
 
 def _pictures(run: RunDir, told: Record) -> list[Finding]:
     """What the newest loss map says of single pictures; nothing where it can't be read."""
-    if not told.measurements or not told.measurements[-1].file:
-        return []
-    path = (run.path / told.measurements[-1].file).resolve()
-    if not path.is_relative_to(run.path.resolve()):
-        return []
+    path = run.named(told.measurements[-1].file) if told.measurements else None
     try:
-        return find(loss_map.read(path))
+        return find(loss_map.read(path)) if path else []
     except InputError:
         return []
 

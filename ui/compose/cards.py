@@ -21,7 +21,6 @@ from ui import words
 from ui.compose.library import Shown
 from ui.context import Context
 from ui.follow import Follower
-from ui.run_files import inside
 
 THUMBNAIL_PX = 160
 _KINDS = {
@@ -197,7 +196,7 @@ def _of_run(follower: Follower) -> list[Adapter]:
         shown = _preview(run, follower, last)
         found.append(Adapter(f"run/{follower.name}", final, name, None, spec, prompts, shown))
     for step in sorted(follower.progress.exports, reverse=True):
-        path = inside(run, follower.progress.exports[step])
+        path = run.named(follower.progress.exports[step])
         if path is not None and path.parent.name == "exports":
             found.append(
                 Adapter(
@@ -221,7 +220,7 @@ def prompts_of(follower: Follower) -> tuple[str, ...]:
 
 def _preview(run: RunDir, follower: Follower, step: int | None) -> Path | None:
     pictures = follower.progress.previews.get(step, []) if step is not None else []
-    return inside(run, pictures[0].get("file")) if pictures else None
+    return run.named(pictures[0].get("file")) if pictures else None
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

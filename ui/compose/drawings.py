@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_diffusion.errors import InputError, printable
+from ui.answers import disk_refused
 from ui.drawing import Drawer, Drawing
 
 _MAX_KEPT = 60
@@ -89,8 +90,7 @@ class Drawings:
         except InputError as error:
             job.error, job.state = printable(error, 500), "failed"
         except OSError as error:
-            reason = printable(error.strerror or error, 200)
-            job.error, job.state = f"The disk refused: {reason}.", "failed"
+            job.error, job.state = disk_refused(error), "failed"
         else:
             job.before, job.after = made[0], made[-1]
             job.state = "done"

@@ -18,6 +18,7 @@ from ui.compose.request import Wanted, drawn_as, read_wanted
 from ui.compose.sheets import sheet_functions
 from ui.context import Context
 from ui.drawing import Drawing, WeightedFile
+from ui.element import element
 
 _SHOWN_PX = 1024
 
@@ -29,13 +30,7 @@ def build(context: Context) -> gr.HTML:
     asked = server_functions(context)
     for function in asked:
         gr.api(function, api_name=function.__name__, concurrency_limit=4)
-    return gr.HTML(
-        html_template='<div class="st st-compose"></div>',
-        js_on_load="Studio.mountCompose(element, server)",
-        server_functions=asked,
-        apply_default_css=False,
-        elem_id="st-compose",
-    )
+    return element("compose", "mountCompose", asked)
 
 
 def server_functions(context: Context) -> list[Callable[[Any], Json]]:

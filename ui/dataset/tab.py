@@ -8,6 +8,7 @@ from ui.context import Context
 from ui.dataset import endpoints
 from ui.dataset.functions import functions
 from ui.dataset.opening import Opening
+from ui.element import element
 
 
 def build(context: Context) -> gr.HTML:
@@ -15,10 +16,4 @@ def build(context: Context) -> gr.HTML:
     opening = Opening(context.datasets, context.tasks, context.uploads)
     asked = functions(context, opening)
     endpoints.build(asked)
-    return gr.HTML(
-        html_template='<div class="st st-data"></div>',
-        js_on_load="Studio.mountDataset(element, server)",
-        server_functions=asked,
-        apply_default_css=False,
-        elem_id="st-data",
-    )
+    return element("data", "mountDataset", asked)

@@ -9,7 +9,6 @@ from lora_diffusion.errors import InputError, printable
 from trainers.layering import plain
 from ui.follow import Follower
 from ui.gate.shelf import Shelf
-from ui.run_files import inside
 
 MAX_RUNS = 4
 _POINTS = 400
@@ -49,7 +48,7 @@ def _run(follower: Follower, shelf: Shelf) -> Json:
     newest = max(progress.previews, default=None)
     pictures = []
     for picture in progress.previews.get(newest, []) if newest is not None else []:
-        path = inside(follower.run, picture.get("file"))
+        path = follower.run.named(picture.get("file"))
         if path is not None:
             pictures.append(
                 {

@@ -11,7 +11,6 @@ from trainers.jobs import RunDir
 from trainers.validation import findings, loss_map
 from ui.follow import Progress
 from ui.gate.shelf import Shelf
-from ui.run_files import inside
 
 _SIDE_PX = 1_600
 _MOST = 12
@@ -22,7 +21,7 @@ Json = dict[str, Any]
 def shown(run: RunDir, progress: Progress, shelf: Shelf) -> Json | None:
     """`{step, url, findings}`; None before anything was measured."""
     body = progress.measured
-    drawn, written = inside(run, body.get("picture")), inside(run, body.get("file"))
+    drawn, written = run.named(body.get("picture")), run.named(body.get("file"))
     if drawn is None and written is None:
         return None
     step = body.get("step")

@@ -14,12 +14,12 @@ from trainers.explain import explain
 from trainers.layering import build_spec, to_toml
 from ui.answers import answered
 from ui.context import Context
+from ui.element import element
 from ui.follow import Follower
 from ui.runs import comparison, view
 
 _ENDING_SECONDS = 15.0
 DEMO_PRESET = "demo-character"
-_MOUNT = "Studio.mountRuns(element, server)"
 _LESS_MEMORY = {"model": {"low_memory": True, "gradient_checkpointing": True}}
 
 Json = dict[str, Any]
@@ -27,13 +27,7 @@ Json = dict[str, Any]
 
 def build(context: Context) -> gr.HTML:
     """The tab's only element."""
-    return gr.HTML(
-        html_template='<div class="st st-runs"></div>',
-        js_on_load=_MOUNT,
-        server_functions=server_functions(context),
-        apply_default_css=False,
-        elem_id="st-runs",
-    )
+    return element("runs", "mountRuns", server_functions(context))
 
 
 def server_functions(context: Context) -> list[Callable[[Any], Json]]:

@@ -15,7 +15,6 @@ from ui import words
 from ui.datasets import first_picture
 from ui.follow import Follower, Progress, RunState
 from ui.gate.shelf import Shelf
-from ui.run_files import inside
 from ui.runs import loss_maps, notes
 
 THUMBNAIL_PX = 160
@@ -211,7 +210,7 @@ def _previews(run: RunDir, progress: Progress, shelf: Shelf) -> list[Json]:
 
 
 def _preview(run: RunDir, picture: Json, shelf: Shelf) -> Json | None:
-    path = inside(run, picture.get("file"))
+    path = run.named(picture.get("file"))
     if path is None:
         return None
     return {
@@ -234,7 +233,7 @@ def _exports(
     run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf, *, final: bool
 ) -> list[Json]:
     """Adapters that can be downloaded, by step; the last one is the run's own."""
-    files = {step: inside(run, file) for step, file in progress.exports.items()}
+    files = {step: run.named(file) for step, file in progress.exports.items()}
     if final and spec is not None:
         files[progress.step] = run.adapter_file(spec)
     found = []
@@ -250,7 +249,7 @@ def _exports(
 
 def _thumbnail(run: RunDir, progress: Progress, spec: JobSpec | None, shelf: Shelf) -> str | None:
     for _, pictures in sorted(progress.previews.items(), reverse=True):
-        path = inside(run, pictures[0].get("file")) if pictures else None
+        path = run.named(pictures[0].get("file")) if pictures else None
         if path is not None:
             return shelf.picture(path, THUMBNAIL_PX)
     picture = first_picture(spec.data.folder) if spec else None

@@ -19,6 +19,7 @@ from trainers.spec import JobSpec
 from ui import datasets, models, words
 from ui.answers import answered
 from ui.context import Context
+from ui.element import element
 from ui.runs.tab import DEMO_PRESET
 from ui.train import estimates, form, simple_form
 
@@ -31,13 +32,7 @@ Json = dict[str, Any]
 
 def build(context: Context) -> gr.HTML:
     """The tab's only element."""
-    return gr.HTML(
-        html_template='<div class="st st-train"></div>',
-        js_on_load="Studio.mountTrain(element, server)",
-        server_functions=server_functions(context),
-        apply_default_css=False,
-        elem_id="st-train",
-    )
+    return element("train", "mountTrain", server_functions(context))
 
 
 def server_functions(context: Context) -> list[Callable[[Any], Json]]:
