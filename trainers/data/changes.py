@@ -2,8 +2,9 @@
 
 A change is a list of steps: write a file, or move one. Before the first step is taken, everything
 that it would overwrite lies in `.studio/undo` within the folder, together with the list, so that a
-change that a crash cut short is undone like a whole one. Nothing there is ever deleted, except by
-the undo that puts it back. The folder's name begins with a dot: no training looks into it.
+change that a crash cut short is undone like a whole one. What lies there is deleted by the undo
+that puts it back, and by `prune` once it is old. The folder's name begins with a dot: no training
+looks into it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from lora_diffusion.files import write_text
 
 HIDDEN = ".studio"
 FREE_BYTES = 200_000_000  # of the disk, which stay free
+KEPT_DAYS = 30
+KEPT_BYTES = 2_000_000_000  # of files as they were before, over all changes
+SAFE_DAYS = 1  # changes so young are never pruned: a page that is open may still take them back
 _UNDO = "undo"
 _WAIT_S = 10
 _FLUSHED_FILES = 50  # up to so many are flushed to disk one by one, more all at once
@@ -119,6 +124,32 @@ class Changes:
             record = self._read(numbers[-1])
             self._take_back(numbers[-1], record)
             return _change(numbers[-1], record)
+
+    def prune(self) -> int:
+        """Forget the oldest changes: those over `KEPT_DAYS` old, and those beyond `KEPT_BYTES`.
+
+        The newest change stays, and all of the last `SAFE_DAYS`.
+
+        Returns:
+            How many were forgotten.
+
+        Raises:
+            InputError: another program is at work, or the folder can't be written.
+        """
+        if not self._records.is_dir():
+            return 0
+        with self._locked(), self._told():
+            numbers = self._numbers()
+            saved = {n: self._saved(n).stat().st_size for n in numbers if self._saved(n).exists()}
+            held, forgotten = sum(saved.values()), 0
+            for number in numbers[:-1]:
+                days = (time.time() - self._record(number).stat().st_mtime) / 86_400
+                if days <= SAFE_DAYS or (days <= KEPT_DAYS and held <= KEPT_BYTES):
+                    break
+                self._record(number).unlink()  # first: without it the bytes mean nothing
+                self._saved(number).unlink(missing_ok=True)
+                held, forgotten = held - saved.get(number, 0), forgotten + 1
+            return forgotten
 
     # ---- records ----
 

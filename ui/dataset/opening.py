@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import re
 import secrets
@@ -132,6 +133,9 @@ class Opening:
     def _opened(self, folder: Path) -> Opened:
         key = hmac.new(self._secret, str(folder).encode("utf-8", "surrogateescape"), sha256)
         picked = key.hexdigest()[:24]
+        if picked not in self._open:
+            with contextlib.suppress(InputError):  # read-only, or at work elsewhere: next time
+                Changes(folder).prune()
         with self._lock:
             found = self._open.get(picked)
             if found is None:

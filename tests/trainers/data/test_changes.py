@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,51 @@ def test_the_records_are_no_part_of_the_dataset(folder: Path) -> None:
 
     Changes(folder).make("x", [Write("a.txt", b"x"), Move("a.png", ".excluded/a.png")])
     assert list(walk(folder).files) == ["a.txt", "sub/b.txt"]
+
+
+def _aged(folder: Path, number: int, days: float) -> None:
+    then = time.time() - days * 86_400
+    os.utime(folder / f".studio/undo/{number:06d}.json", (then, then))
+
+
+def test_old_changes_are_forgotten_and_the_others_can_be_undone(folder: Path) -> None:
+    before = _contents(folder)
+    history = Changes(folder)
+    for number in range(1, 5):
+        history.make(str(number), [Write("a.txt", b"%d" % number)])
+    for number, days in ((1, 40), (2, 31), (3, 29)):
+        _aged(folder, number, days)
+    assert Changes(folder).prune() == 2
+    assert [change.number for change in history.made()] == [3, 4]
+    assert sorted(path.name for path in (folder / ".studio/undo").iterdir()) == [
+        "000003.bin", "000003.json", "000004.bin", "000004.json"
+    ]  # fmt: skip
+    assert history.prune() == 0
+    assert [history.undo().title, history.undo().title] == ["4", "3"]
+    assert _contents(folder) == before | {"a.txt": b"2"}
+
+
+def test_changes_beyond_the_bytes_are_forgotten_but_none_of_today(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "KEPT_BYTES", 150_000)
+    history = Changes(folder)
+    for number in range(1, 5):
+        history.make(str(number), [Write("a.png", os.urandom(100_000))])
+    assert history.prune() == 0
+    _aged(folder, 1, 2)
+    _aged(folder, 2, 2)
+    _aged(folder, 4, 2)
+    assert history.prune() == 2
+    assert [change.number for change in history.made()] == [3, 4]
+
+
+def test_the_newest_change_stays_however_old(folder: Path) -> None:
+    history = Changes(folder)
+    history.make("Long ago", STEPS)
+    _aged(folder, 1, 4_000)
+    assert history.prune() == 0
+    assert history.last() is not None
+    history.undo()
+    (folder / ".studio/undo").rmdir()
+    assert history.prune() == 0 and not (folder / ".studio/undo").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.trainers.data.zips import make_zip
 from tests.ui.dataset.conftest import Ask, draw
 from trainers.data import masks, scan
+from trainers.data.changes import Changes, Write
 from trainers.spec import DataSpec
 from ui.context import Context
 
@@ -88,6 +90,21 @@ def test_a_caption_is_saved_and_undone_to_the_byte(ask: Ask, pictures: Path) -> 
     assert ask("save", data=data, id=picked, text="ein Hund")["saved"] is False
     assert ask("undo", data=data)["undone"] == "Caption of 1.png"
     assert _contents(pictures) == before
+
+
+def test_opening_a_folder_forgets_old_changes(ask: Ask, pictures: Path) -> None:
+    history = Changes(pictures)
+    for text in (b"one", b"two", b"three"):
+        history.make(text.decode(), [Write("odd.txt", text)])
+    for number in (1, 2):
+        os.utime(pictures / f".studio/undo/{number:06d}.json", (0, 0))
+    data, _ = _open(ask, pictures)
+    assert [change.title for change in history.made()] == ["three"]
+    os.utime(pictures / ".studio/undo/000003.json", (0, 0))
+    history.make("four", [Write("odd.txt", b"four")])
+    assert _open(ask, pictures)[0] == data
+    assert len(history.made()) == 2  # it is open: a page may still take them back
+    assert ask("undo", data=data)["undone"] == "four"
 
 
 def test_a_first_caption_makes_the_file(ask: Ask, pictures: Path) -> None:
