@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from lora_diffusion.keys import TEXT_ENCODER, UNET
+from trainers.data.user_cache import VARIABLE
 
 VOCABULARY = 100
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes and small pictures go into a folder of the tests, also those of processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 def make_parts() -> dict[str, nn.Module]:

@@ -16,8 +16,7 @@ from trainers.teller import Teller
 
 
 @pytest.fixture
-def look(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def look(tmp_path):
     (tmp_path / "d").mkdir()
 
     def run():

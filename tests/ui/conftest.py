@@ -20,9 +20,8 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def context(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+def context(runs: Path) -> Iterator[Context]:
     """One launch of the studio on that folder."""
-    monkeypatch.setenv("HOME", str(runs.parent))  # the library's index
     opened = open_context(runs, None)
     yield opened
     opened.close()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trainers.data.examine import Facts
+from trainers.data.user_cache import user_cache
 from trainers.data.walk import Stat
 
 _VERSION = 1  # rises when what is kept, or how it is found out, changes
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS facts (
 
 def default_folder() -> Path:
     """Where indexes are kept unless told otherwise."""
-    return Path.home() / ".cache" / "lora-diffusion" / "index"
+    return user_cache() / "index"
 
 
 class Index:

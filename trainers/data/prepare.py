@@ -19,6 +19,7 @@ from trainers.data.encoding import PictureEncoder
 from trainers.data.order import Order, make_order
 from trainers.data.prompts import KeptPrompts
 from trainers.data.scan import Picture
+from trainers.data.user_cache import user_cache
 from trainers.machine.team import ALONE, Team
 from trainers.spec import DataSpec, JobSpec
 
@@ -108,7 +109,7 @@ def open_store(what: str, data: DataSpec, records: Records | None = None) -> Sto
 
 def cache_folder(data: DataSpec) -> Path:
     """The folder of the disk cache."""
-    return Path(data.cache_folder or "~/.cache/lora-diffusion").expanduser()
+    return Path(data.cache_folder).expanduser() if data.cache_folder else user_cache()
 
 
 def put_off(spec: JobSpec) -> tuple[str, ...]:

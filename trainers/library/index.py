@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 from lora_diffusion.errors import InputError, printable
 from lora_diffusion.formats.describe import describe
 from lora_diffusion.formats.hash import file_hashes
+from trainers.data.user_cache import user_cache
 from trainers.library import sidecars
 from trainers.library.cards import Card, Entry, broken_entry, dressed, make_entry
 
@@ -61,7 +62,7 @@ class Library:
 
     Args:
         folder: the adapters' folder; folders within it belong to it.
-        file: the index; None keeps it in `~/.cache/lora-diffusion/library`.
+        file: the index; None keeps it in `user_cache()`.
 
     Raises:
         InputError: no such folder, or an index that can't be used.
@@ -253,7 +254,7 @@ class Library:
 
 def _usual_place(folder: Path) -> Path:
     digest = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return Path("~/.cache/lora-diffusion/library").expanduser() / f"{digest}.sqlite"
+    return user_cache() / "library" / f"{digest}.sqlite"
 
 
 def _adapters(folder: Path) -> Iterator[str]:

@@ -170,7 +170,9 @@ class DataSpec(Section):
         "run finds again; off encodes at each step.",
     )
     cache_folder: str | None = Field(
-        None, description="Folder of the disk cache; unset is ~/.cache/lora-diffusion."
+        None,
+        description="Folder of the disk cache; unset is ~/.cache/lora-diffusion, or "
+        "what LORA_DIFFUSION_CACHE names.",
     )
     cache_variants: int = Field(
         8,

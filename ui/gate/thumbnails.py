@@ -19,6 +19,7 @@ from PIL import Image
 
 from lora_diffusion.errors import InputError
 from trainers.data import decode
+from trainers.data.user_cache import user_cache
 
 MAX_BYTES = 400_000_000
 _TRIMMED_EVERY = 500  # copies made
@@ -30,7 +31,7 @@ _VERSION = 1
 
 def default_folder() -> Path:
     """Where the copies are kept unless told otherwise."""
-    return Path.home() / ".cache" / "lora-diffusion" / "thumbnails"
+    return user_cache() / "thumbnails"
 
 
 class Thumbnails:

@@ -12,11 +12,6 @@ from trainers.cli.main import main
 from trainers.machine import examine
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 def test_json_has_its_fixed_fields_and_errors_exit_2(tmp_path, capsys):
     folder = tmp_path / "d"
     folder.mkdir()

@@ -21,6 +21,7 @@ from trainers.data.fixes import write_fixed
 from trainers.data.scan import find, find_all
 from trainers.data.shards import clean, expand, list_members
 from trainers.data.source import TarMember
+from trainers.data.user_cache import VARIABLE
 from trainers.spec import DataSpec
 
 Files = Iterable[tuple[str, bytes]]
@@ -29,7 +30,7 @@ Files = Iterable[tuple[str, bytes]]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The index goes into a folder of the test's own."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "home"))
     return tmp_path / "home"
 
 
