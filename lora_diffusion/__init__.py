@@ -2,6 +2,19 @@
 
 The few public names; each is imported on first use (PEP 562), so that torch-free modules of
 this package (`formats.header`, `formats.metadata`, …) can be used without torch.
+
+The files here are one adapter on one model: `keys` and `targets` (which layers), `factors`, `algebra`
+and `shapes` (the numbers), `layers`, `injection`, `dropout` and `merge` (the model), `adapter` (what
+a file means), `generate` (pictures).
+
+| folder | holds |
+| --- | --- |
+| `variants` | kinds of adapter, as modules |
+| `formats` | adapter files in every dialect |
+| `consumers` | which programs read a file, and how |
+| `composition`, `multi` | several adapters: in one picture, in one batch |
+| `analyse` | what is in adapters, and what they do to each other |
+| `families` | base models |
 """
 
 from __future__ import annotations

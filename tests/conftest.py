@@ -55,6 +55,15 @@ def make_parts() -> dict[str, nn.Module]:
     return {UNET: unet.eval(), TEXT_ENCODER: text.eval()}
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A module's tests on one thread: with tiny models several only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def parts() -> dict[str, nn.Module]:
     return make_parts()

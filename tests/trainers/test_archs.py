@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,11 @@ from lora_diffusion import load
 from lora_diffusion.families import load_base
 from lora_diffusion.families.base import PictureSize
 from tests.lora_diffusion.families.other_models import make_sd21, make_sdxl, save_sd21, save_sdxl
+from tests.trainers.assembled import assemble
 from tests.trainers.conftest import Run
-from trainers import setup
-from trainers.batch import Batches
-from trainers.data import prepare, scan
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.machine import devices
-from trainers.optim import make_optimizer
 from trainers.preview import Previewer
 from trainers.sample_prompts import SamplePrompt
 
@@ -28,13 +24,7 @@ PARTS = {"sd21": {"unet", "text_encoder"}, "sdxl": {"unet", "text_encoder", "tex
 STEPS = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models only wait for each other on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -64,27 +54,9 @@ def make_trainer(base_folder: Path, pictures: Path, **changes: dict[str, object]
         "preview": {"sampling_steps": 1, "prompts": ["sks"]},
     }
     spec = build_spec([settings, changes])
-    placement = devices.choose(spec.model)
-    base = load_base(base_folder, dtype=placement.dtype)
-    instances = scan.find(spec.data)
-    dataset = prepare.make_dataset(base, spec, instances, [])
-    dataset.fill(lambda *_: None)
-    handle = setup.put_adapter(base, spec)
+    base = load_base(base_folder, dtype=devices.choose(spec.model).dtype)
     previewer = Previewer(base, spec, [SamplePrompt("sks")], base.native_size_px, pictures)
-    prompts = setup.cache_prompts(base, spec, dataset, previewer, lambda *_: None)
-    if prompts is not None:
-        base.free_text_encoders()
-    order = prepare.make_run_order(spec, dataset)
-    trainer = Trainer(
-        spec,
-        STEPS,
-        base,
-        handle,
-        Batches(spec, base, dataset, order, pads_captions=prompts is None),
-        devices.make_accelerator(placement),
-        make_optimizer(spec.optim, handle),
-        prompts,
-    )
+    trainer = assemble(spec, STEPS, base, previewer)
     trainer.set_training()
     return trainer
 

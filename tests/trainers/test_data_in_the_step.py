@@ -15,15 +15,12 @@ from lora_diffusion import bundled, load
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import folder as folder_module
 from lora_diffusion.families import load_base
+from tests.trainers.assembled import assemble
 from tests.trainers.conftest import assert_same_tensors
-from trainers import setup
-from trainers.batch import Batches
-from trainers.data import prepare, scan
 from trainers.dreambooth_lora import main
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.machine import devices
-from trainers.optim import make_optimizer
 from trainers.planner.plan import plan
 
 SIZES = {"wide": (120, 60), "tall": (60, 120), "square": (70, 70), "wider": (160, 60)}
@@ -57,23 +54,8 @@ def settings(pictures, **data) -> dict:
 
 def make_trainer(pictures, **data) -> Trainer:
     spec = build_spec([settings(pictures, **data)])
-    placement = devices.choose(spec.model)
-    base = load_base(bundled.resolve("bundled:demo_base"), dtype=placement.dtype)
-    dataset = prepare.make_dataset(base, spec, scan.find(spec.data), [])
-    dataset.fill(lambda *_: None)
-    handle = setup.put_adapter(base, spec)
-    prompts = setup.cache_prompts(base, spec, dataset, None, lambda *_: None)
-    order = prepare.make_run_order(spec, dataset)
-    return Trainer(
-        spec,
-        STEPS,
-        base,
-        handle,
-        Batches(spec, base, dataset, order, pads_captions=prompts is None),
-        devices.make_accelerator(placement),
-        make_optimizer(spec.optim, handle),
-        prompts,
-    )
+    base = load_base(bundled.resolve("bundled:demo_base"), dtype=devices.choose(spec.model).dtype)
+    return assemble(spec, STEPS, base)
 
 
 def test_batches_have_one_shape_and_say_where_it_comes_from(pictures):

@@ -66,13 +66,7 @@ def plain(base) -> torch.Tensor:
     return predict(base)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The machine's other work makes more threads slower, not faster."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

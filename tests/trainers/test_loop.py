@@ -9,13 +9,10 @@ from lora_diffusion import bundled
 from lora_diffusion.errors import InputError
 from lora_diffusion.families import load_base
 from tests.conftest import state_bytes
-from trainers import setup
-from trainers.batch import Batches
-from trainers.data import prepare, scan
+from tests.trainers.assembled import assemble
 from trainers.layering import build_spec
 from trainers.loop import Trainer
 from trainers.machine import devices
-from trainers.optim import make_optimizer
 
 SETTINGS = {
     "adapter": {"rank": 2, "neuron_dropout": 0.1},
@@ -28,24 +25,8 @@ SETTINGS = {
 
 def make_trainer(**changes) -> Trainer:
     spec = build_spec([SETTINGS, changes])
-    placement = devices.choose(spec.model)
-    base = load_base(bundled.resolve("bundled:demo_base"), dtype=placement.dtype)
-    instances = scan.find(spec.data)
-    dataset = prepare.make_dataset(base, spec, instances, [])
-    dataset.fill(lambda *_: None)
-    handle = setup.put_adapter(base, spec)
-    prompts = setup.cache_prompts(base, spec, dataset, None, lambda *_: None)
-    order = prepare.make_run_order(spec, dataset)
-    trainer = Trainer(
-        spec,
-        3,
-        base,
-        handle,
-        Batches(spec, base, dataset, order, pads_captions=prompts is None),
-        devices.make_accelerator(placement),
-        make_optimizer(spec.optim, handle),
-        prompts,
-    )
+    base = load_base(bundled.resolve("bundled:demo_base"), dtype=devices.choose(spec.model).dtype)
+    trainer = assemble(spec, 3, base)
     trainer.set_training()
     return trainer
 

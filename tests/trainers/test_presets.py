@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from lora_diffusion import bundled, load
 from lora_diffusion.formats.metadata import facts_from_metadata
@@ -25,13 +23,7 @@ STEPS = 2
 BASES = {"sd15": "SD1.x", "sd21": "SD2.x v", "noobai": "SDXL v, zero SNR"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models only wait for each other on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def family(name: str) -> str:

@@ -1,0 +1,1 @@
+"""The `lora-diffusion` command: `main` is the table of verbs, and each verb has its file."""

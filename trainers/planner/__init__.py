@@ -1,1 +1,1 @@
-"""What a run will take: `estimate` and `savings` without torch, `probe` by trial."""
+"""What a run will take: `plan`, `estimate` and `savings` without torch, `probe` by trial."""

@@ -20,13 +20,8 @@ CPU = torch.device("cpu")
 TOKENS, CONTEXT = 77, 64
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Each further thread of a bf16 kernel has buffers of its own, which nobody keeps."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# each further thread of a bf16 kernel has buffers of its own, which nobody keeps
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def unet_config(*, linear: bool = False) -> dict:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lora_diffusion.errors import InputError
 from tests.trainers.conftest import assert_same_tensors
@@ -43,12 +41,7 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_members(world, folder: Path, own: dict[str, dict[str, Any]] = OWN) -> list[Member]:
