@@ -3,9 +3,9 @@
 The few public names; each is imported on first use (PEP 562), so that torch-free modules of
 this package (`formats.header`, `formats.metadata`, …) can be used without torch.
 
-The files here are one adapter on one model: `keys` and `targets` (which layers), `factors`, `algebra`
-and `shapes` (the numbers), `layers`, `injection`, `dropout` and `merge` (the model), `adapter` (what
-a file means), `generate` (pictures).
+The files here are one adapter on one model: `keys` and `targets` (which layers), `factors`,
+`algebra` and `shapes` (the numbers), `layers`, `injection`, `dropout` and `merge` (the model),
+`adapter` (what a file means), `generate` (pictures).
 
 | folder | holds |
 | --- | --- |

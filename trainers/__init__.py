@@ -5,7 +5,7 @@ The files here are the run itself. Both the command and the studio call one func
 | files | do |
 | --- | --- |
 | `dreambooth_lora`, `argv`, `layering` | the command: presets, files and options become settings |
-| `run`, `preflight`, `setup`, `resume` | from start to finish: checked, put together, gone on with |
+| `run`, `preflight`, `setup`, `resume` | from start to finish, and on from a checkpoint |
 | `batch`, `loop`, `diffusion`, `objective`, `prior` | the step, and what it is given |
 | `outputs`, `preview`, `checkpoint`, `export`, `contact_sheet`, `sample_prompts` | what it writes |
 | `events`, `teller`, `progress` | what it tells, to a file and to a person |

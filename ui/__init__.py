@@ -2,7 +2,7 @@
 
 | folder | holds |
 | --- | --- |
-| `train`, `runs`, `compose`, `dataset`, `tools` | a tab each: its element, what its script may ask |
+| `train`, `runs`, `compose`, `dataset`, `tools` | a tab each, and what its script asks |
 | `gate` | who may enter, uploads, and what may be fetched |
 | `static` | the page's scripts and styles |
 
