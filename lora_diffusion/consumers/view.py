@@ -15,11 +15,10 @@ from pathlib import Path
 from lora_diffusion.errors import printable
 from lora_diffusion.formats.arch import ARCHS
 from lora_diffusion.formats.header import refuse
-from lora_diffusion.formats.layout import check_header
 from lora_diffusion.formats.metadata import parsed, stated_arch
 from lora_diffusion.formats.peft_config import layer_alphas
 from lora_diffusion.formats.raw import read_number, scan_finite
-from lora_diffusion.formats.reading import open_adapter
+from lora_diffusion.formats.reading import open_adapter, refuse_others
 from lora_diffusion.keys import PARTS
 
 Shape = tuple[int, ...]
@@ -186,11 +185,7 @@ def view_file(path: str | Path) -> FileView:
         AdapterFileError: missing, broken, hostile, not an adapter, or with NaN or infinity in it.
     """
     opened = open_adapter(path)
-    unread = opened.dialect.not_read_because()
-    if unread and not opened.dialect.is_adapter:
-        refuse(opened.path, *unread)
-    for piece in opened.pieces:
-        check_header(piece.header)
+    refuse_others(opened)
     numbers: dict[str, float] = {}
     try:
         for piece in opened.pieces:

@@ -13,9 +13,9 @@ from lora_diffusion.errors import printable
 from lora_diffusion.formats import hash as hashes
 from lora_diffusion.formats.dialect import kind_of
 from lora_diffusion.formats.header import refuse
-from lora_diffusion.formats.layout import LayerLayout, check_header, checked_alpha
+from lora_diffusion.formats.layout import LayerLayout, checked_alpha
 from lora_diffusion.formats.raw import read_number, scan_finite
-from lora_diffusion.formats.reading import Opened, lay_out_opened, open_adapter
+from lora_diffusion.formats.reading import Opened, lay_out_opened, open_adapter, refuse_others
 from lora_diffusion.formats.spelling import ALPHA
 from lora_diffusion.formats.summary import Summary, summarise
 from lora_diffusion.keys import TEXT_ENCODER, TEXT_ENCODER_2, UNET
@@ -80,11 +80,7 @@ def describe(path: str | Path) -> Description:
         AdapterFileError: broken, hostile, or not an adapter.
     """
     opened = open_adapter(path)
-    unread = opened.dialect.not_read_because()
-    if unread and not opened.dialect.is_adapter:
-        refuse(opened.path, *unread)
-    for piece in opened.pieces:
-        check_header(piece.header)
+    unread = refuse_others(opened)
     try:
         for piece in opened.pieces:
             scan_finite(piece.header)

@@ -136,6 +136,23 @@ def open_adapter(path: str | Path) -> Opened:
     return _opened(path, (Piece(header),))
 
 
+def refuse_others(opened: Opened) -> tuple[str, str] | None:
+    """Refuse what is no adapter at all.
+
+    Returns:
+        Why its numbers can't be read, and what to do, of an adapter in a dialect that isn't read.
+
+    Raises:
+        AdapterFileError: it is none, or as `layout.check_header`.
+    """
+    unread = opened.dialect.not_read_because()
+    if unread and not opened.dialect.is_adapter:
+        refuse(opened.path, *unread)
+    for piece in opened.pieces:
+        check_header(piece.header)
+    return unread
+
+
 def lay_out_opened(opened: Opened, base_shapes: Mapping[LayerKey, Shape] | None = None) -> Laid:
     """What the adapter's names and shapes mean, each tensor accounted for.
 
