@@ -149,6 +149,23 @@ def sound(page: Page, shot: Path) -> None:
     )
 
 
+def fits(page: Page) -> None:
+    """Nothing reaches beyond the page's sides, unless one can scroll there."""
+    out = page.evaluate(
+        """() => {
+          const scrolls = (e) => e && e !== document.body && (
+            /auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+          const parts = document.querySelectorAll("#st-top *, .st *, #st-tabs [role=tab]");
+          return [...parts].filter((e) => {
+            const box = e.getBoundingClientRect();
+            const isOut = box.right > innerWidth + 1 || box.left < -1;
+            return e.offsetParent && box.width && isOut && !scrolls(e.parentElement);
+          }).map((e) => e.outerHTML.slice(0, 120));
+        }"""
+    )
+    assert not out, out
+
+
 def until(check: object, seconds: float, what: str) -> None:
     """Wait until `check()` is true."""
     assert callable(check)

@@ -107,7 +107,7 @@
 
     // ---- the mixer ----
     const rows = h("div", { class: "st-mix-rows" });
-    const hint = h("p", { class: "st-muted" }, "Choose one or more adapters on the left. Weights act at once, nothing is loaded again.");
+    const hint = h("p", { class: "st-muted" }, "Choose one or more adapters. Weights act at once, nothing is loaded again.");
     const clash = h("div", { class: "st-clash" });
     const overlap = h("button", { class: "st-button", type: "button", onclick: () => interference() }, "Do they get in each other's way?");
     const mixer = h("section", { class: "st-mixer", "aria-label": "Weights" }, h("h2", {}, "Weights"), hint, rows, h("div", { class: "st-buttons" }, overlap), clash);

@@ -140,7 +140,6 @@
     ["exact", "Exact: the sum as it is"], ["svd", "SVD: the best of a rank"], ["ties", "TIES: signs agree"],
     ["dare", "DARE: thinned out"], ["prune", "Pruned: the largest only"], ["orthogonal", "Orthogonal: overlap removed"],
   ];
-  const READERS = { diffusers: "diffusers", "a1111-forge": "A1111, Forge", comfyui: "ComfyUI", invokeai: "InvokeAI", "sd-scripts": "sd-scripts" };
 
   window.Studio.composeFold = () => {
     const compose = window.Studio.compose;
@@ -166,7 +165,7 @@
     } }, "Fold");
 
     async function show(found) {
-      const readers = h("ul", { class: "st-readers" }, ...Object.values(READERS).map((label) => h("li", {}, h("i", { class: "st-wait" }), label)));
+      const readers = h("ul", { class: "st-readers" }, ...Object.values(window.Studio.readers).map((label) => h("li", {}, h("i", { class: "st-wait" }), label)));
       const saved = h("span", { class: "st-muted", role: "status" });
       const top = Math.max(...found.worst.map((one) => one.error || 0), 1e-12);
       report.replaceChildren(
@@ -186,11 +185,11 @@
           } }, "Add to library"), saved));
       const checked = await run("compose_verify", { task: found.task, base: asked.base }, bar);
       if (!checked) return;
-      for (const [key, label] of Object.entries(READERS)) {
+      for (const [key, label] of Object.entries(window.Studio.readers)) {
         const told = checked.consumers[key];
         const item = [...readers.children].find((one) => one.textContent.startsWith(label));
         if (!told || !item) continue;
-        const why = told.reads ? `${told.consumed} of ${told.total} keys` : (told.dropped[0] || told.wrong[0] || {}).reason || told.delta;
+        const why = told.reads ? `${told.consumed} of ${told.total} keys` : window.Studio.whyUnread(told);
         item.replaceChildren(h("i", { class: told.reads ? "st-yes" : "st-no", "aria-hidden": "true" }, told.reads ? "✓" : "✗"), label, h("small", { class: "st-muted" }, `${told.reads ? "reads it" : "does not read it right"} · ${why}`));
       }
     }

@@ -61,19 +61,27 @@
     setTimeout(() => (button.textContent = before), 1600);
   };
 
+  // Programs that read adapters, and why one does not read a file right.
+  Studio.readers = { diffusers: "diffusers", "a1111-forge": "A1111, Forge", comfyui: "ComfyUI", invokeai: "InvokeAI", "sd-scripts": "sd-scripts" };
+  Studio.whyUnread = (told) => (told.dropped[0] || told.wrong[0] || {}).reason || told.delta;
+
   // ---- tabs and deep links ----
   const nameOf = (button) => button.textContent.trim().toLowerCase();
-  const tabButtons = () => [...document.querySelectorAll("#st-tabs button[role=tab]")];
+  // Gradio folds tabs that a narrow page has no room for into a list behind "…".
+  const tabButtons = () => [
+    ...document.querySelectorAll("#st-tabs button[role=tab]"),
+    ...document.querySelectorAll("#st-tabs .overflow-dropdown button"),
+  ];
   const tabButton = (id) => tabButtons().find((button) => nameOf(button) === id);
 
   Studio.currentTab = () => {
-    const chosen = document.querySelector('#st-tabs button[role=tab][aria-selected="true"]');
+    const chosen = tabButtons().find((button) => button.matches(".selected"));
     return chosen ? nameOf(chosen) : "runs";
   };
 
   Studio.openTab = (id) => {
     const button = tabButton(id);
-    if (button && button.getAttribute("aria-selected") !== "true") button.click();
+    if (button && !button.matches(".selected")) button.click();
   };
 
   Studio.link = (changes) => {
@@ -181,7 +189,7 @@
         return void setTimeout(settle, 50);
       }
       document.querySelector("#st-tabs").addEventListener("click", (event) => {
-        if (event.target.closest("button[role=tab]")) {
+        if (tabButtons().includes(event.target.closest("button"))) {
           setTimeout(() => Studio.link({ tab: Studio.currentTab() }), 0);
         }
       });

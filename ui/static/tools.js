@@ -216,8 +216,9 @@
         h("h2", {}, "Who reads it"),
         h("p", { class: `st-note st-${portable ? "good" : "bad"}` }, portable ? "Every program reads every layer." : "Not every program reads all of it."),
         h("table", { class: "st-t-table" }, h("tbody", {}, Object.entries(consumers || {}).map(([name, each]) =>
-          h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, each.total ? `${number(each.consumed)} of ${number(each.total)}` : "–"),
-            h("td", { class: "st-muted" }, (each.dropped || []).length ? `leaves out ${each.dropped.slice(0, 3).join(", ")}${each.dropped.length > 3 ? " …" : ""}` : "everything"))))))) ;
+          h("tr", {}, h("th", { scope: "row" }, Studio.readers[name] || name),
+            h("td", {}, h("span", { class: each.reads ? "st-yes" : "st-no", "aria-hidden": "true" }, each.reads ? "✓ " : "✗ "), each.total ? `${number(each.consumed)} of ${number(each.total)}` : "–"),
+            h("td", { class: "st-muted" }, each.reads ? "reads it right" : Studio.whyUnread(each))))))));
     }
 
     root.addEventListener("dragover", (event) => {

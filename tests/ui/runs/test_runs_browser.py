@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui import made_runs
-from tests.ui.browser import Studio, Watch, open_browser, open_page, open_studio, sound, until
+from tests.ui.browser import Studio, Watch, fits, open_browser, open_page, open_studio, sound, until
 from trainers import control
 from trainers.jobs import RunDir
 from trainers.queue import Queue
@@ -77,6 +77,40 @@ def test_every_screen(
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Everything").click()
     sound(page, tmp_path / "everything.png")
+    context.close()
+    watch.check()
+
+
+@pytest.mark.parametrize("width", [390, 360])
+def test_a_phone_has_room_for_every_tab(
+    browser: Browser, studio: Studio, tmp_path: Path, width: int
+) -> None:
+    watch = Watch(studio.address)
+    context, page = open_page(browser, studio, watch, width=width)
+    tabs = page.get_by_role("tab").all_inner_texts()
+    assert tabs == ["Dataset", "Train", "Runs", "Compose", "Tools", "Settings"]
+    for name in tabs:
+        page.get_by_role("tab", name=name, exact=True).click()
+        page.wait_for_timeout(400)
+        fits(page)
+        sound(page, tmp_path / f"{name}-{width}.png")
+    page.get_by_role("tab", name="Runs").click()
+    page.locator('.st-card-button[data-run="finished"]').click()
+    fits(page)
+    page.get_by_role("button", name="Try in Compose").click()
+    expect(page.get_by_role("tab", name="Compose")).to_have_attribute("aria-selected", "true")
+    context.close()
+    watch.check()
+
+
+def test_folded_tabs_open_too(browser: Browser, studio: Studio) -> None:
+    watch = Watch(studio.address)
+    context, page = open_page(browser, studio, watch, width=240)
+    assert "Settings" not in page.get_by_role("tab").all_inner_texts()
+    page.keyboard.press("6")
+    expect(page.get_by_text("Does anything leave this computer?")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Does anything leave this computer?")).to_be_visible()
     context.close()
     watch.check()
 
