@@ -45,7 +45,7 @@
       state.loaded = { ...values };
       if (preset !== undefined) {
         state.preset = preset;
-        presetBox.value = preset;
+        teaching.show(preset);
       }
       showValues();
       check();
@@ -78,6 +78,8 @@
       };
       if (name === "adapter.rank") keep("adapter.alpha");
       if (name === "optim.lr_unet") keep("optim.lr_text");
+      if (name === "data.folder") nameAfter(text);
+      if (name === "model.base") followBase(text);
       if (name === "schedule.steps" && text.trim()) state.values["schedule.epochs"] = "";
       // A demo preset speaks of the demo's creature; other pictures have no part in that.
       if (name === "data.folder" && state.loaded[name].startsWith("bundled:") && text !== state.loaded[name]) {
@@ -86,6 +88,39 @@
         }
         if (!state.values["data.class_prompts"]) state.values["data.class_pictures"] = "0";
       }
+    }
+
+    const isOwn = (name) => !state.preset || state.values[name] !== state.loaded[name];
+
+    // A name of one's own stays; until there is one, the pictures' folder gives it.
+    function nameAfter(folder) {
+      const last = folder.trim().replace(/[\\/]+$/, "").split(/[\\/:]/).pop().replace(/[^\w.-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "");
+      if (!last || isOwn("save.name")) return;
+      state.values["save.name"] = state.loaded["save.name"] = last.replace(/_/g, "-");
+    }
+
+    let baseTimer = 0;
+    function followBase(base) {
+      clearTimeout(baseTimer);
+      baseTimer = setTimeout(async () => {
+        const answer = await ask("studio_family", { base });
+        if (answer && base === state.values["model.base"]) teaching.follow(answer.family);
+      }, 2 * CHECK_AFTER_MS);
+    }
+
+    // Another preset, under what one has typed oneself; a base only as long as it suits the preset.
+    async function usePreset(preset) {
+      const typed = ["data.folder", "save.name", "data.trigger", "model.base"].filter(isOwn);
+      const kept = Object.fromEntries(typed.map((name) => [name, state.values[name]]));
+      if ("model.base" in kept) {
+        const answer = await ask("studio_family", { base: kept["model.base"] });
+        if (answer && answer.family && answer.family !== preset.split("-")[0]) delete kept["model.base"];
+      }
+      if (!(await load({ preset }, preset))) return;
+      Object.assign(state.values, kept);
+      if (kept["data.folder"]) nameAfter(kept["data.folder"]);
+      showValues();
+      check();
     }
 
     async function afresh(name) {
@@ -120,10 +155,7 @@
     }
 
     // ---- the two forms ----
-    const presetBox = h("select", { id: "st-preset", "aria-describedby": "st-preset-help" },
-      schema.presets.map(([label, name]) => h("option", { value: name }, label)),
-      h("option", { value: "", hidden: true }, "own settings"));
-    presetBox.addEventListener("change", () => load({ preset: presetBox.value }, presetBox.value));
+    const teaching = new window.Studio.Teaching(schema.teaching, usePreset);
     const folderChips = h("div", { class: "st-chips" }, schema.folders.map(([label, folder]) =>
       h("button", { class: "st-chip", type: "button", "data-folder": folder, onclick: () => change("data.folder", folder) }, label)));
     const elsewhere = h("p", { class: "st-note st-bad", role: "alert", hidden: true });
@@ -139,13 +171,9 @@
       fields = [...made.values()];
       made.get("data.folder").input.placeholder = "/home/me/pictures/my-cat";
       made.get("data.folder").node.insertBefore(folderChips, made.get("data.folder").input);
-      const teaching = h("div", { class: "st-field" },
-        h("label", { for: "st-preset" }, "What are you teaching?"),
-        h("p", { class: "st-help", id: "st-preset-help" }, "Picks settings known to suit it; everything below can still be changed."),
-        presetBox);
       const rows = (...names) => h("div", { class: "st-fields" }, names.map((name) => made.get(name).node));
       return [
-        made.get("data.folder").node, teaching, made.get("model.base").node,
+        made.get("data.folder").node, teaching.node, made.get("model.base").node,
         rows("save.name", "data.trigger"), rows("schedule.steps", "adapter.rank", "optim.lr_unet"),
         rows("data.resolution_px", "schedule.batch_size", "preview.every_steps"),
         made.get("preview.prompts").node,

@@ -23,14 +23,7 @@ DEMO_FOLDERS = {
     "Demo character": "bundled:demo_character",
     "Demo style": "bundled:demo_style",
 }
-# Words of preset names that are written another way.
-_SPELLINGS = {
-    "sd15": "SD 1.5",
-    "sd21": "SD 2.1",
-    "sdxl": "SDXL",
-    "noobai": "NoobAI",
-    "vram": "VRAM",
-}
+_PLACE_HOLDER = "pictures"  # the folder in presets that are for one's own pictures
 _SETTING = re.compile(r"\b([a-z_]+\.[a-z_0-9]+)\b")
 
 
@@ -82,7 +75,7 @@ FIELDS = (
         also="save.every_steps",
     ),
 )  # fmt: skip
-"""The first of the twelve, "What are you teaching?", is the preset: it fills all the others."""
+"""The twelfth, "What are you teaching?", is the preset (`teaching`): it fills all the others."""
 
 
 def start_of(preset: str) -> JobSpec:
@@ -94,6 +87,18 @@ def start_of(preset: str) -> JobSpec:
     spec = build_spec([read_preset(preset)])
     name = spec.save.name or preset.replace("_", "-")
     return build_spec([layering.plain(spec), {"save": {"name": name}}])
+
+
+def begin(preset: str) -> Texts:
+    """The form as a preset fills it; pictures of one's own are still to be named.
+
+    Raises:
+        InputError: no such preset.
+    """
+    texts = form.to_texts(start_of(preset))
+    if texts["data.folder"] == _PLACE_HOLDER:
+        texts["data.folder"] = ""
+    return texts
 
 
 def to_spec(texts: Mapping[str, str]) -> JobSpec:
@@ -173,12 +178,6 @@ def command(spec: JobSpec, preset: str, runs: str = "runs") -> str:
 _KINDS = ("--optim.kind", "--adapter.kind", "--objective.kind", "--optim.lr_schedule")
 
 
-def preset_choices() -> list[tuple[str, str]]:
-    """(label, name) of the presets, the demos first."""
-    names = sorted(layering.preset_names(), key=lambda n: (not n.startswith("demo"), n))
-    return [(_preset_label(name), name) for name in names]
-
-
 def _looks(spec: JobSpec) -> dict[str, Callable[[], Any]]:
     """Checks of what settings point at, by field."""
     looks: dict[str, Callable[[], Any]] = {"model.base": lambda: models.check_base(spec.model.base)}
@@ -204,9 +203,3 @@ def _absolute(location: object) -> object:
         return text
     path = Path(text).expanduser()
     return str(path.absolute()) if path.exists() else text
-
-
-def _preset_label(name: str) -> str:
-    """`sd15-style` is `SD 1.5 style`."""
-    words = [_SPELLINGS.get(word, word) for word in name.replace("_", "-").split("-")]
-    return words[0][:1].upper() + " ".join(words)[1:]

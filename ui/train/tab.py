@@ -21,7 +21,7 @@ from ui.answers import answered
 from ui.context import Context
 from ui.element import element
 from ui.runs.tab import DEMO_PRESET
-from ui.train import estimates, form, simple_form
+from ui.train import estimates, form, simple_form, teaching
 
 SHOWN_PICTURES = 16
 _THUMBNAIL_PX = 160
@@ -48,11 +48,11 @@ def _filling(context: Context) -> tuple[Callable[[Any], Json], ...]:
             "simple": [asdict(field) for field in simple_form.FIELDS],
             "sections": form.section_titles(),
             "fields": [asdict(field) for field in form.fields()],
-            "presets": simple_form.preset_choices(),
+            "teaching": teaching.choices(),
             "folders": list(simple_form.DEMO_FOLDERS.items()),
             "bases": models.offered(context.models),
             "preset": DEMO_PRESET,
-            "values": form.to_texts(simple_form.start_of(DEMO_PRESET)),
+            "values": simple_form.begin(DEMO_PRESET),
         }
 
     def studio_load(request: Any) -> Json:
@@ -60,8 +60,8 @@ def _filling(context: Context) -> tuple[Callable[[Any], Json], ...]:
         asked = request if isinstance(request, dict) else {}
         notes: tuple[str, ...] = ()
         if isinstance(asked.get("preset"), str):
-            spec = simple_form.start_of(asked["preset"])
-        elif asked.get("run") is not None:
+            return {"values": simple_form.begin(asked["preset"]), "notes": []}
+        if asked.get("run") is not None:
             follower = context.followers.get(asked["run"])
             if follower is None:
                 raise InputError("That run is gone. Choose another one.")
@@ -80,7 +80,12 @@ def _filling(context: Context) -> tuple[Callable[[Any], Json], ...]:
         """`{values, name}`: the section of a kind that was chosen anew, at its defaults."""
         return {"values": simple_form.afresh(_texts(request), str(request.get("name", "")))}
 
-    return studio_form, studio_load, studio_afresh
+    def studio_family(request: Any) -> Json:
+        """`{family}` of presets that suits a `base`; "" where that can't be told."""
+        base = request.get("base") if isinstance(request, dict) else None
+        return {"family": teaching.family_of(base if isinstance(base, str) else "")}
+
+    return studio_form, studio_load, studio_afresh, studio_family
 
 
 def _using(context: Context) -> tuple[Callable[[Any], Json], ...]:

@@ -201,6 +201,33 @@ def test_a_waiting_run_is_edited(page: Page, shared_runs: Path) -> None:
     assert "third" in Queue(shared_runs).names()
 
 
+def test_another_preset_keeps_what_was_typed(page: Page, tmp_path: Path) -> None:
+    pictures = tmp_path / "my_cat"
+    pictures.mkdir()
+    page.get_by_role("tab", name="Train").click()
+    subjects = page.get_by_role("group", name="What are you teaching?")
+    family, base = page.locator("#st-family"), page.locator("#st-model-base")
+    expect(family).to_have_value("demo")
+    expect(subjects.get_by_text("Either, in little memory")).to_be_disabled()
+    page.locator("#st-data-folder").fill(str(pictures))
+    expect(page.locator("#st-save-name")).to_have_value("my-cat")
+    page.locator("#st-data-trigger").fill("ohwx")
+    family.select_option("sdxl")
+    expect(base).to_have_value("stabilityai/stable-diffusion-xl-base-1.0")
+    subjects.get_by_text("A style").click()
+    expect(page.locator("#st-schedule-steps")).to_have_value("1500")
+    expect(page.locator("#st-data-folder")).to_have_value(str(pictures))
+    expect(page.locator("#st-save-name")).to_have_value("my-cat")
+    expect(page.locator("#st-data-trigger")).to_have_value("ohwx")
+    base.fill("/models/ponyDiffusionV6.safetensors")  # the settings follow the base
+    expect(family).to_have_value("pony")
+    expect(subjects.get_by_text("A style")).to_have_attribute("aria-pressed", "true")
+    expect(base).to_have_value("/models/ponyDiffusionV6.safetensors")
+    family.select_option("sd15")  # and a base of another kind goes
+    expect(base).to_have_value("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    expect(page.locator("#st-data-trigger")).to_have_value("ohwx")
+
+
 def test_settings_are_searched_loaded_and_saved(page: Page, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Everything").click()

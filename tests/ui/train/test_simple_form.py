@@ -10,7 +10,7 @@ import pytest
 from lora_diffusion.errors import InputError
 from tests.ui.made_runs import picture
 from trainers.dreambooth_lora import parse
-from trainers.layering import build_spec, read_preset
+from trainers.layering import build_spec, preset_names, read_preset
 from ui.runs.tab import DEMO_PRESET
 from ui.train import form, simple_form
 from ui.train.form import Texts
@@ -29,7 +29,7 @@ def test_the_short_form_shows_settings_that_there_are() -> None:
     assert {field.also for field in simple_form.FIELDS} <= known | {""}
 
 
-@pytest.mark.parametrize("preset", [name for _, name in simple_form.preset_choices()])
+@pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_fills_the_form(preset: str) -> None:
     spec = simple_form.start_of(preset)
     wanted = build_spec([read_preset(preset)])
@@ -37,10 +37,10 @@ def test_every_preset_fills_the_form(preset: str) -> None:
     assert spec.model_copy(update={"save": wanted.save}) == wanted
 
 
-def test_the_demos_come_first() -> None:
-    labels = [label for label, _ in simple_form.preset_choices()]
-    assert labels[0] == "Demo character"
-    assert all("-" not in label and "_" not in label for label in labels)
+def test_pictures_of_ones_own_are_still_to_be_named() -> None:
+    assert simple_form.begin("sdxl-style")["data.folder"] == ""
+    assert simple_form.begin("demo-style")["data.folder"] == "bundled:demo_style"
+    assert "data.folder" in simple_form.problems(simple_form.begin("sdxl-style"))
 
 
 @pytest.mark.parametrize(
