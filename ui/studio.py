@@ -14,9 +14,9 @@ from ui.train import tab as train_tab
 
 _STYLES = ("studio", "train", "dataset", "compose", "tools")
 _SCRIPTS = (
-    "studio", "plot", "chart", "rail", "compare", "run_parts", "runs", "fields", "teaching",
-    "train", "compose", "compose_sheets", "gallery", "canvas", "dataset_side", "dataset_sheets",
-    "dataset", "tools",
+    "studio", "plot", "chart", "rail", "compare", "run_parts", "runs", "fields", "defaults",
+    "teaching", "train", "compose", "compose_sheets", "gallery", "canvas", "dataset_side",
+    "dataset_sheets", "dataset", "tools",
 )  # fmt: skip
 # Put into the page by the gate, before Gradio's own scripts: all tabs can rely on them.
 HEAD = "".join(

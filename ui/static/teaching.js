@@ -3,10 +3,18 @@
 (() => {
   const { h } = window.Studio;
 
-  // choices: {subjects, families, presets}; onChoose(preset) where another one is wanted.
+  const FOLLOW_AFTER_MS = 500;
+
+  // The last part of a folder's path as a name; "" where it gives none.
+  window.Studio.nameFrom = (folder) => folder.trim().replace(/[\\/]+$/, "").split(/[\\/:]/).pop()
+    .replace(/[^\w.-]+|_/g, "-").replace(/^[-.]+|[-.]+$/g, "");
+
+  // choices: {subjects, families, presets}; familyOf(base) tells a base's family, or ""; onChoose(preset)
+  // where another one is wanted.
   window.Studio.Teaching = class {
-    constructor(choices, onChoose) {
+    constructor(choices, familyOf, onChoose) {
       this.choices = choices;
+      this.familyOf = familyOf;
       this.onChoose = onChoose;
       this.preset = "";
       this.subjects = h("div", { class: "st-chips", role: "group", "aria-label": "What are you teaching?" },
@@ -46,9 +54,19 @@
       this.onChoose(this.name(family || first, subject) || this.name(family || first, "character"));
     }
 
-    // The base is of this family: its preset for the same subject, if it is another one.
-    follow(family) {
-      if (this.preset && family && family !== this.family) this.choose(family, this.subject);
+    // Once read() stays the same: the preset of that base's family for the same subject.
+    followBase(read) {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(async () => {
+        const base = read();
+        const family = await this.familyOf(base);
+        if (this.preset && family && family !== this.family && base === read()) this.choose(family, this.subject);
+      }, FOLLOW_AFTER_MS);
+    }
+
+    async suits(preset, base) {
+      const family = await this.familyOf(base);
+      return !family || family === preset.split("-")[0];
     }
   };
 })();

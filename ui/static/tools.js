@@ -241,6 +241,7 @@
     const ask = asker(server);
     const folders = h("dl", { class: "st-t-facts" });
     const machine = h("dl", { class: "st-t-facts" }, h("p", { class: "st-muted" }, "Looking at this machine …"));
+    const defaults = h("div", {});
     const themes = h("div", { class: "st-t-segments", role: "group", "aria-label": "Theme" }, THEMES.map(([key, label]) =>
       button(label, () => Studio.chooseTheme(key), { "data-theme": key })));
     const mark = () => {
@@ -254,9 +255,11 @@
       card("Does anything leave this computer? No.", h("p", { class: "st-muted" }, "Pictures, captions, prompts and adapters stay here; the studio reports nothing to anyone and asks no other computer. Only a base model that you name by its hub id is fetched once, by the training itself.")),
       card("Theme", themes),
       card("Folders", folders, h("p", { class: "st-muted" }, "Set when the studio is started: python app.py --runs DIR --adapters DIR --models DIR.")),
-      card("Device and precision", machine, h("p", { class: "st-muted" }, "A run chooses its device and precision by itself; Train, Everything, Model says otherwise.")));
+      card("New runs begin with", defaults, h("p", { class: "st-muted" }, "Train lays these over every preset. They are kept in this browser; runs that exist stay as they are.")),
+      card("This machine", machine));
     const told = await ask("settings_show");
     if (told.error) return folders.replaceChildren(h("p", { class: "st-bad", role: "alert" }, told.error));
+    defaults.replaceChildren(Studio.defaultFields(told.defaults));
     folders.replaceChildren(...told.folders.map((each) => h("div", {}, h("dt", {}, each.label), h("dd", {}, each.path, each.free ? h("span", { class: "st-muted" }, ` · ${each.free} free`) : null))));
     for (;;) {
       const task = await ask("tools_task", { task: told.task });

@@ -79,7 +79,7 @@
       if (name === "adapter.rank") keep("adapter.alpha");
       if (name === "optim.lr_unet") keep("optim.lr_text");
       if (name === "data.folder") nameAfter(text);
-      if (name === "model.base") followBase(text);
+      if (name === "model.base") teaching.followBase(() => state.values["model.base"]);
       if (name === "schedule.steps" && text.trim()) state.values["schedule.epochs"] = "";
       // A demo preset speaks of the demo's creature; other pictures have no part in that.
       if (name === "data.folder" && state.loaded[name].startsWith("bundled:") && text !== state.loaded[name]) {
@@ -94,31 +94,31 @@
 
     // A name of one's own stays; until there is one, the pictures' folder gives it.
     function nameAfter(folder) {
-      const last = folder.trim().replace(/[\\/]+$/, "").split(/[\\/:]/).pop().replace(/[^\w.-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "");
-      if (!last || isOwn("save.name")) return;
-      state.values["save.name"] = state.loaded["save.name"] = last.replace(/_/g, "-");
+      const last = window.Studio.nameFrom(folder);
+      if (last && !isOwn("save.name")) state.values["save.name"] = state.loaded["save.name"] = last;
     }
 
-    let baseTimer = 0;
-    function followBase(base) {
-      clearTimeout(baseTimer);
-      baseTimer = setTimeout(async () => {
-        const answer = await ask("studio_family", { base });
-        if (answer && base === state.values["model.base"]) teaching.follow(answer.family);
-      }, 2 * CHECK_AFTER_MS);
-    }
+    // What Settings has new runs begin with, over a preset's own.
+    const begun = (values) => ({ ...values, ...window.Studio.defaults() });
 
     // Another preset, under what one has typed oneself; a base only as long as it suits the preset.
     async function usePreset(preset) {
       const typed = ["data.folder", "save.name", "data.trigger", "model.base"].filter(isOwn);
       const kept = Object.fromEntries(typed.map((name) => [name, state.values[name]]));
-      if ("model.base" in kept) {
-        const answer = await ask("studio_family", { base: kept["model.base"] });
-        if (answer && answer.family && answer.family !== preset.split("-")[0]) delete kept["model.base"];
-      }
+      if ("model.base" in kept && !(await teaching.suits(preset, kept["model.base"]))) delete kept["model.base"];
       if (!(await load({ preset }, preset))) return;
       Object.assign(state.values, kept);
       if (kept["data.folder"]) nameAfter(kept["data.folder"]);
+      showValues();
+      check();
+    }
+
+    // The base that was trained on last, with what was being taught then; the pictures are chosen anew.
+    async function beginWithLastBase() {
+      const { preset, base } = window.Studio.lastBase();
+      if (!base || base === state.values["model.base"] || !schema.teaching.presets.includes(preset)) return;
+      if (!(await load({ preset }, preset))) return;
+      state.values["model.base"] = base;
       showValues();
       check();
     }
@@ -155,7 +155,7 @@
     }
 
     // ---- the two forms ----
-    const teaching = new window.Studio.Teaching(schema.teaching, usePreset);
+    const teaching = new window.Studio.Teaching(schema.teaching, async (base) => (await ask("studio_family", { base }))?.family, usePreset);
     const folderChips = h("div", { class: "st-chips" }, schema.folders.map(([label, folder]) =>
       h("button", { class: "st-chip", type: "button", "data-folder": folder, onclick: () => change("data.folder", folder) }, label)));
     const elsewhere = h("p", { class: "st-note st-bad", role: "alert", hidden: true });
@@ -305,6 +305,7 @@
         }
         return;
       }
+      if (state.preset && !state.edit) window.Studio.rememberBase(state.preset, state.values["model.base"]);
       state.edit = null;
       editing.hidden = true;
       window.Studio.openRun(answer.run);
@@ -333,7 +334,7 @@
     async function load(request, preset) {
       const answer = await ask("studio_load", request);
       if (!answer) return false;
-      take(answer.values, preset ?? "");
+      take(request.preset ? begun(answer.values) : answer.values, preset ?? "");
       said.replaceChildren(...(answer.notes && answer.notes.length
         ? [h("section", { class: "st-card" }, h("h2", {}, "Not everything could be carried over"),
           h("ul", { class: "st-notes" }, answer.notes.map((text) => h("li", {}, text))))]
@@ -369,7 +370,8 @@
     const form = h("form", { class: "st-form", onsubmit: (event) => { event.preventDefault(); submit(); } });
     root.replaceChildren(h("div", { class: "st-main" }, kinds, form), side);
     draw();
-    take(schema.values, schema.preset);
+    take(begun(schema.values), schema.preset);
+    await beginWithLastBase();
 
     // ---- what other tabs ask for ----
     async function like(run, edit, changes = {}) {

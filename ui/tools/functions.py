@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from lora_diffusion.formats.relabel import SHARED_KEYS
 from ui import words
 from ui.answers import Json, answered
 from ui.context import Context
+from ui.train.form import fields
 
 FORMATS = ("kohya", "diffusers", "lycoris")
 DTYPES = ("fp16", "bf16", "fp32")
 _NAME = re.compile(r"[^\W_][\w .()+-]{0,79}")
 _ODD = re.compile(r"[^\w .()+-]")
 _MAX_ENTRIES = 500
+# Settings of a computer rather than of a run.
+_DEFAULTS = ("model.device", "model.precision", "model.attention", "save.dtype")
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def functions(context: Context) -> list[Callable[[Any], Json]]:
         return {"name": name}
 
     def settings_show(_request: Any) -> Json:
-        """The folders, and a task that looks at the machine."""
+        """The folders, a task that looks at the machine, and what new runs may begin with."""
         folders = (
             ("Runs", context.runs, "--runs"),
             ("Datasets", context.datasets, "beside the runs"),
@@ -165,6 +168,7 @@ def functions(context: Context) -> list[Callable[[Any], Json]]:
                 }
                 for label, path, how in folders
             ],
+            "defaults": [asdict(field) for field in fields() if field.name in _DEFAULTS],
             "task": context.tasks.start("Machine", ["doctor", "--system", "--json"]).id,
         }
 

@@ -228,6 +228,32 @@ def test_another_preset_keeps_what_was_typed(page: Page, tmp_path: Path) -> None
     expect(page.locator("#st-data-trigger")).to_have_value("ohwx")
 
 
+def test_new_runs_begin_with_what_settings_say(page: Page) -> None:
+    page.get_by_role("tab", name="Settings").click()
+    page.get_by_label("Precision").select_option("fp32")
+    page.get_by_label("Device", exact=True).fill("cpu")
+    page.get_by_label("Device", exact=True).fill("auto")  # the schema's own: nothing to keep
+    assert page.evaluate("Studio.defaults()") == {"model.precision": "fp32"}
+    page.reload()
+    expect(page.get_by_label("Precision")).to_have_value("fp32")
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("button", name="Everything").click()
+    expect(page.locator("#st-model-precision")).to_have_value("fp32")
+    page.get_by_role("button", name="Simple").click()
+    page.locator("#st-family").select_option("sd15")
+    page.get_by_role("button", name="Everything").click()
+    expect(page.locator("#st-model-precision")).to_have_value("fp32")
+    expect(page.locator("#st-model-base")).to_have_value(re.compile("stable-diffusion-v1-5"))
+
+
+def test_the_form_begins_with_the_base_of_the_last_run(page: Page) -> None:
+    page.evaluate("Studio.rememberBase('sdxl-style', '/models/mine.safetensors')")
+    page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#st-model-base")).to_have_value("/models/mine.safetensors")
+    expect(page.locator("#st-family")).to_have_value("sdxl")
+    expect(page.locator("#st-data-folder")).to_have_value("")
+
+
 def test_settings_are_searched_loaded_and_saved(page: Page, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Everything").click()

@@ -108,4 +108,7 @@ def test_settings_name_the_folders(ask: Ask, context: Context) -> None:
     told = ask("settings_show")
     folders = {each["label"]: each["path"] for each in told["folders"]}
     assert folders["Runs"] == str(context.runs) and folders["Base models"] == "none given"
+    assert [each["name"] for each in told["defaults"]] == [
+        "model.device", "model.precision", "model.attention", "save.dtype"
+    ]  # fmt: skip
     assert _finished(ask, told)["result"]["findings"]
