@@ -66,6 +66,7 @@
   Studio.whyUnread = (told) => (told.dropped[0] || told.wrong[0] || {}).reason || told.delta;
 
   // ---- tabs and deep links ----
+  const TABS = ["dataset", "train", "runs", "compose", "tools", "settings"];
   const nameOf = (button) => button.textContent.trim().toLowerCase();
   // Gradio folds tabs that a narrow page has no room for into a list behind "…".
   const tabButtons = () => [
@@ -180,21 +181,21 @@
     };
 
     const asked = new URLSearchParams(location.search).get("tab");
-    let tries = 60; // the tabs answer clicks only once Gradio has brought them to life
+    let tries = TABS.includes(asked) ? 200 : 0; // tabs answer only once Gradio has brought them to life
     const settle = () => {
-      const wanted = asked && tabButton(asked) ? asked : "runs";
-      if (!tabButton("runs") || (Studio.currentTab() !== wanted && tries > 0)) {
-        tries -= 1;
-        Studio.openTab(wanted);
-        return void setTimeout(settle, 50);
-      }
-      document.querySelector("#st-tabs").addEventListener("click", (event) => {
-        if (tabButtons().includes(event.target.closest("button"))) {
-          setTimeout(() => Studio.link({ tab: Studio.currentTab() }), 0);
-        }
-      });
+      if (Studio.currentTab() === asked) tries = 0;
+      if (!tries) return;
+      tries -= 1;
+      Studio.openTab(asked);
+      setTimeout(settle, 50);
     };
     settle();
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!tabButtons().includes(button) || (tries && !event.isTrusted)) return;
+      tries = 0; // what a person chooses counts more than the link
+      Studio.link({ tab: nameOf(button) });
+    });
   };
 
   Studio.showRunning = (card) => {

@@ -109,6 +109,7 @@ def test_folded_tabs_open_too(browser: Browser, studio: Studio) -> None:
     assert "Settings" not in page.get_by_role("tab").all_inner_texts()
     page.keyboard.press("6")
     expect(page.get_by_text("Does anything leave this computer?")).to_be_visible()
+    assert "tab=settings" in page.url
     page.reload()
     expect(page.get_by_text("Does anything leave this computer?")).to_be_visible()
     context.close()
