@@ -462,6 +462,9 @@
     window.addEventListener("beforeunload", (event) => side.dirty && event.preventDefault());
 
     showEmpty();
-    Studio.dataset = { open: (request) => tab.open(request) };
+    Studio.dataset = {
+      open: (request) => tab.open(request),
+      get folder() { return tab.summary ? tab.summary.folder : ""; },
+    };
   };
 })();

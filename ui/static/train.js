@@ -372,6 +372,8 @@
     draw();
     take(begun(schema.values), schema.preset);
     await beginWithLastBase();
+    const folder = window.Studio.dataset && window.Studio.dataset.folder;
+    if (folder) change("data.folder", folder);
 
     // ---- what other tabs ask for ----
     async function like(run, edit, changes = {}) {

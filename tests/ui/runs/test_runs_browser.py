@@ -255,6 +255,15 @@ def test_the_form_begins_with_the_base_of_the_last_run(page: Page) -> None:
     expect(page.locator("#st-data-folder")).to_have_value("")
 
 
+def test_the_form_begins_with_the_open_pictures(page: Page) -> None:
+    page.get_by_role("tab", name="Dataset").click()
+    page.get_by_role("button", name="Use the demo pictures").click()
+    expect(page.get_by_role("button", name="Train on this")).to_be_visible(timeout=20_000)
+    page.get_by_role("tab", name="Train").click()
+    expect(page.locator("#st-data-folder")).to_have_value(re.compile("datasets/demo-character$"))
+    expect(page.locator("#st-save-name")).to_have_value("demo-character")
+
+
 def test_settings_are_searched_loaded_and_saved(page: Page, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("button", name="Everything").click()
