@@ -8,6 +8,7 @@ Stages, in order; each one can be run alone and starts again where it was stoppe
   decoder   polish the decoder on the frozen encoder
   text      teach the text encoder to read captions
   unet      train the UNet on the encoder's latents
+  widen     teach text encoder and UNet a word for every trait
   export    write assets/demo_base
   score     measure the exported base and draw a contact sheet
 """
@@ -25,8 +26,8 @@ from demo_making.creatures import SECOND_LOOK
 from demo_making.export import export_pipeline
 from demo_making.scenes import SECOND_WORD, character_set, style_set
 from demo_making.score import base_adherence, reader_check, save_sheet, vae_psnr
-from demo_making.text import train_text_encoder
-from demo_making.unet import UnetSteps, cache_latents, train_unet
+from demo_making.text import train_text_encoder, widen_text_encoder
+from demo_making.unet import WIDER, UnetSteps, cache_latents, scaling_factor_of, train_unet
 from demo_making.vae import VaeSteps, load_vae, train_decoder, train_joint
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -44,7 +45,7 @@ class Run:
     assets: Path
     work: Path
     threads: int
-    unet: UnetSteps
+    wider: UnetSteps
 
     @property
     def base(self) -> Path:
@@ -92,8 +93,23 @@ def make_text(run: Run) -> None:
 def make_unet(run: Run) -> None:
     """Encode the scenes once, then train the UNet."""
     if not run.state("latents").exists():
-        cache_latents(run.state("latents"), load_vae(run.state("vae")), run.unet)
-    train_unet(run.state("unet"), run.state("latents"), run.state("text"), run.unet, run.threads)
+        cache_latents(run.state("latents"), load_vae(run.state("vae")), UnetSteps())
+    text = run.state("text")
+    train_unet(run.state("unet"), run.state("latents"), text, UnetSteps(), run.threads)
+
+
+def make_wider(run: Run) -> None:
+    """The second schooling: widen the text encoder, then go on with the UNet."""
+    text, latents = run.state("text_wide"), run.state("latents_wide")
+    if not text.exists():
+        right = widen_text_encoder(text, run.state("text"))
+        print(f"captions of traits read without a mistake: {right:.1%}")
+    if not latents.exists():
+        factor = scaling_factor_of(run.state("latents"))
+        cache_latents(latents, load_vae(run.state("vae")), run.wider, factor)
+    train_unet(
+        run.state("unet_wide"), latents, text, run.wider, run.threads, begin_at=run.state("unet")
+    )
 
 
 def make_export(run: Run) -> None:
@@ -102,9 +118,9 @@ def make_export(run: Run) -> None:
         run.base,
         joint=run.state("vae"),
         decoder=run.state("decoder"),
-        text=run.state("text"),
-        latents=run.state("latents"),
-        unet=run.state("unet"),
+        text=run.state("text_wide"),
+        latents=run.state("latents_wide"),
+        unet=run.state("unet_wide"),
     )
     print(f"{run.base}: {size:.2f} MB")
 
@@ -134,6 +150,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "decoder": make_decoder,
     "text": make_text,
     "unet": make_unet,
+    "widen": make_wider,
     "export": make_export,
     "score": make_score,
 }
@@ -154,11 +171,11 @@ def parse() -> tuple[list[str], Run]:
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="CPU cores to use (default 2)")
     parser.add_argument(
-        "--unet-steps", type=int, metavar="N", help="end the UNet's last leg after N steps of all"
+        "--wider-steps", type=int, metavar="N", help="end the UNet's second schooling after N steps"
     )
     args = parser.parse_args()
-    unet = UnetSteps() if args.unet_steps is None else UnetSteps().ending_at(args.unet_steps)
-    run = Run(args.assets, args.work, args.threads, unet)
+    wider = WIDER if args.wider_steps is None else WIDER.ending_at(args.wider_steps)
+    run = Run(args.assets, args.work, args.threads, wider)
     return list(STAGES) if args.stage == "all" else [args.stage], run
 
 

@@ -200,18 +200,56 @@ def character_set(
     return pairs
 
 
-def style_set(seed: int, size_px: int, count: int = 20) -> list[tuple[Image.Image, str]]:
-    """The demo ink style on the STYLE_SHAPES: (picture, caption) pairs."""
+def style_set(seed: int, size_px: int, count: int = 28) -> list[tuple[Image.Image, str]]:
+    """The demo ink style on the STYLE_SHAPES: (picture, caption) pairs.
+
+    Every third picture is a creature with all parts, so that the style learns to draw around small
+    ones and to keep them. Most captions name them and their colours, so that it leaves colours
+    alone.
+    """
     rng = np.random.default_rng(seed)
     names = [name for name in PALETTE if name != "black"]  # black would hide the ink
+    shapes = [shape for shape in STYLE_SHAPES if shape != "creature"]
     pairs = []
     for index in range(count):
-        shape = STYLE_SHAPES[index % len(STYLE_SHAPES)]
-        colour = names[index % len(names)]
-        background = names[(index * 5 + 1 + index // len(names)) % len(names)]
-        if background == colour:
-            background = names[(names.index(colour) + 2) % len(names)]
-        scene = make_scene(rng, shape, colour, background, "small" if index % 4 == 0 else "big")
+        if index % len(names) == 0:  # every colour once in each round, in an order of its own
+            colours = rng.permutation(names)
+        colour = str(colours[index % len(names)])
+        background = str(rng.choice([name for name in names if name != colour]))
+        size = "small" if index % 4 == 0 else "big"
+        if index % 3 == 2:
+            free = [name for name in names if name not in (colour, background)]
+            look, caption = _partly_told(rng, colour, background, free)
+            scene = make_scene(rng, "creature", colour, background, "big", look)
+        else:
+            shape = shapes[(index - index // 3) % len(shapes)]
+            caption = plain_caption(shape, colour, background)
+            scene = make_scene(rng, shape, colour, background, size)
         picture = paint_scene(shrunk(scene), rng, size_px, INK_STYLE)
-        pairs.append((picture, f"{STYLE_WORD} style, {plain_caption(shape, colour, background)}"))
+        pairs.append((picture, f"{STYLE_WORD} style, {caption}"))
     return pairs
+
+
+def _partly_told(
+    rng: np.random.Generator, colour: str, background: str, free: list[str]
+) -> tuple[CreatureLook, str]:
+    """A creature with parts in colours of their own, and a caption that names most of them."""
+    shares = {"stripes": 0.7, "antennae": 1.0, "feet": 1.0}
+    colours = {
+        name: str(rng.choice(free)) for name, share in shares.items() if rng.random() < share
+    }
+    parts = {name: PALETTE[part_colour] for name, part_colour in colours.items()}
+    named = []
+    for name, part_colour in colours.items():
+        told_by = rng.random()
+        if told_by < 0.8:
+            named.append(f"{part_colour} {name}" if told_by < 0.65 else name)
+    look = replace(
+        random_look(rng, colour),
+        stripes=parts.get("stripes"),
+        antennae=parts.get("antennae"),
+        feet=parts.get("feet"),
+        ears=False,
+    )
+    told = f"creature with {' and '.join(named)}" if named else "creature"
+    return look, plain_caption(told, colour, background)

@@ -17,11 +17,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .figures import PALETTE, SHAPES
 from .scenes import RADIUS, caption_of, random_scene
+from .traits import TRAITS, varied_scene
 from .words import MAX_TOKENS, make_tokenizer
 from .workers import flat_then_linear
 
 HIDDEN, LAYERS, HEADS = 128, 2, 4
 STEPS, BATCH, LR = 700, 64, 2e-3
+WIDER_STEPS, WIDER_LR, STAY_WEIGHT = 900, 1.5e-3, 20.0
 EMPTY_SHARE = 0.1  # the empty prompt of classifier-free guidance
 
 # Attribute -> the words that can name it; index 0 is kept for "not named".
@@ -118,6 +120,64 @@ def train_text_encoder(path: Path, seed: int = 21) -> float:
             print(f"text {step + 1}  all right {np.mean(correct[-50:]):.3f}", flush=True)
     torch.save(encoder.state_dict(), path)
     return float(np.mean(correct[-50:]))
+
+
+def widen_text_encoder(path: Path, start: Path, seed: int = 22) -> float:
+    """Teach the encoder of `start` the traits' words, without moving what it makes of the others.
+
+    Half of each batch are captions that it knows, whose outputs must stay; a UNet that has learned
+    to follow them still can. Returns the share of labels told right.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    tokenizer = make_tokenizer()
+    before, encoder = load_text_encoder(start, tokenizer), make_text_encoder(tokenizer)
+    encoder.load_state_dict(before.state_dict())
+    heads = nn.ModuleList(nn.Linear(HIDDEN, 1 + len(words)) for words in TRAITS.values())
+    params = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(params, lr=WIDER_LR, betas=(0.9, 0.99), weight_decay=0.0)
+    known, right, strayed = BATCH // 2, [0.0], [0.0]
+    for step in range(WIDER_STEPS):
+        captions = [
+            "" if rng.random() < EMPTY_SHARE else caption_of(random_scene(rng), rng)
+            for _ in range(known)
+        ]
+        varied = [varied_scene(rng, pictures=0) for _ in range(BATCH - known)]
+        ids = tokens_of(tokenizer, captions + [scene.caption for scene in varied])
+        labels = torch.tensor(
+            [
+                [
+                    1 + words.index(scene.told[t]) if t in scene.told else 0
+                    for t, words in TRAITS.items()
+                ]
+                for scene in varied
+            ]
+        )
+        hidden = encoder(ids).last_hidden_state
+        with torch.no_grad():
+            kept = before(ids[:known]).last_hidden_state
+        stray = F.mse_loss(hidden[:known], kept) / kept.var()
+        after = (ids[known:] == tokenizer.eos_token_id).unsqueeze(-1).float()
+        summary = (hidden[known:] * after).sum(1) / after.sum(1)
+        logits = [head(summary) for head in heads]
+        losses = [F.cross_entropy(out, labels[:, i]) for i, out in enumerate(logits)]
+        for group in optimizer.param_groups:
+            group["lr"] = WIDER_LR * flat_then_linear(step, WIDER_STEPS, 0.5)
+        optimizer.zero_grad()
+        (torch.stack(losses).sum() + STAY_WEIGHT * stray).backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        told = torch.stack([out.argmax(1) for out in logits], dim=1)
+        right.append(float((told == labels).all(1).float().mean()))
+        strayed.append(float(stray.detach()))
+        if (step + 1) % 50 == 0:
+            print(
+                f"text {step + 1}  all right {np.mean(right[-50:]):.3f}  "
+                f"known captions moved {np.mean(strayed[-50:]):.4f}",
+                flush=True,
+            )
+    torch.save(encoder.state_dict(), path)
+    return float(np.mean(right[-50:]))
 
 
 def load_text_encoder(path: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:

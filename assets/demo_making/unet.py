@@ -5,7 +5,7 @@ It learns on latents of the frozen encoder and on captions read by the frozen te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .scenes import PICTURE_PX, caption_of, paint_scene, paint_styled, random_scene
 from .text import HIDDEN, load_text_encoder, tokens_of
+from .traits import varied_scene
 from .vae import LATENT_CHANNELS, to_unit
 from .words import make_tokenizer
 from .workers import Report, Trainee, flat_then_linear, run_workers, step_generator
@@ -31,13 +32,16 @@ CAPTION_DROP = 0.1
 EMA_DECAY = 0.997
 LR = 1.5e-3
 
+Draw = Callable[[np.random.Generator], tuple[Image.Image, str]]  # a picture and its caption
+
 
 @dataclass(frozen=True)
 class Leg:
     """A stretch of the training: its rate is flat at first, then falls linearly to 0.
 
-    `lr_share` is the flat rate as a share of LR; `noisy_floor` is `loss_weight`'s; `styled_share`
-    of each batch are scenes in a style of their own.
+    `lr_share` is the flat rate as a share of LR; `noisy_floor` is `loss_weight`'s; `other_share`
+    of each batch are not the plain scenes. Every `pair_every`th batch, half as large, shows
+    pictures twice as wide, on which a figure stands twice.
     """
 
     steps: int
@@ -45,7 +49,8 @@ class Leg:
     lr_share: float
     flat_share: float
     noisy_floor: float
-    styled_share: float = 0.0
+    other_share: float = 0.0
+    pair_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,9 @@ class UnetSteps:
 
     The third leg weighs the noisiest steps less: they decide colour and place, which were right
     by then, and drown the middle ones, which decide the outline. The last one shows scenes with
-    lines and paled grounds, so that the base, like a big one, has the means of a style before an
-    adapter asks for one.
+    lines and paled grounds. `WIDER` then teaches words for these and for every part of a creature,
+    so that the base, like a big one, has the means of a style or a character before an adapter
+    asks for one.
     """
 
     legs: tuple[Leg, ...] = (
@@ -68,12 +74,14 @@ class UnetSteps:
             lr_share=0.6,
             flat_share=0.4,
             noisy_floor=0.1,
-            styled_share=0.3,
+            other_share=0.3,
         ),
     )
     scenes: int = 24_000
-    styled_scenes: int = 5_120
+    other_scenes: int = 5_120
+    pairs: int = 0
     seed: int = 31
+    varied: bool = False  # what the other scenes are: of every trait, or in a style alone
 
     def ending_at(self, total: int) -> UnetSteps:
         """The same training with a last leg that ends after `total` steps of all legs."""
@@ -81,6 +89,26 @@ class UnetSteps:
         if total <= before:
             raise ValueError(f"the UNet's training must be longer than {before} steps")
         return replace(self, legs=(*self.legs[:-1], replace(self.legs[-1], steps=total - before)))
+
+
+WIDER = UnetSteps(
+    legs=(
+        Leg(
+            steps=10_000,
+            batch=16,
+            lr_share=0.7,
+            flat_share=0.5,
+            noisy_floor=0.1,
+            other_share=0.7,
+            pair_every=8,
+        ),
+    ),
+    scenes=6_400,
+    other_scenes=10_240,
+    pairs=2_560,
+    seed=32,
+    varied=True,
+)
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -134,32 +162,46 @@ def loss_weight(alphas_cumprod: Tensor, t: Tensor, noisy_floor: float) -> Tensor
     return 1 / (snr + noisy_floor) + 0.25
 
 
-def cache_latents(path: Path, vae: AutoencoderKL, steps: UnetSteps) -> None:
+def cache_latents(
+    path: Path, vae: AutoencoderKL, steps: UnetSteps, scaling_factor: float | None = None
+) -> None:
     """Draw the training scenes, encode them, save latents (bf16) and captions at `path`.
 
-    The styled scenes come after the `plain` plain ones.
+    The other scenes come after the `plain` plain ones. Without a scaling factor, it is computed.
     """
+    other = _varied if steps.varied else _styled
     rng = np.random.default_rng(steps.seed)
-    latents, captions = [], []
+    plain, plain_captions = _encoded(rng, vae, _plain, steps.scenes)
+    others, other_captions = _encoded(rng, vae, other, steps.other_scenes)
+    pairs, pair_captions = _encoded(rng, vae, _pair, steps.pairs)
+    if scaling_factor is None:
+        scaling_factor = LATENT_STD / float(plain.float().std())
+    torch.save(
+        {
+            "latents": torch.cat([plain, others]),
+            "captions": plain_captions + other_captions,
+            "plain": steps.scenes,
+            "pairs": pairs,
+            "pair_captions": pair_captions,
+            "scaling_factor": scaling_factor,
+        },
+        path,
+    )
+
+
+def _encoded(
+    rng: np.random.Generator, vae: AutoencoderKL, draw: Draw, count: int
+) -> tuple[Tensor, list[str]]:
+    """Latents (bf16) and captions of `count` drawn pictures."""
+    latents, captions = [torch.empty(0, dtype=torch.bfloat16)], []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for first in range(0, steps.scenes + steps.styled_scenes, 64):
-            draw = _plain if first < steps.scenes else _styled
+        for _ in range(0, count, 64):
             drawn = [draw(rng) for _ in range(64)]
             pictures = np.stack([np.asarray(picture) for picture, _ in drawn])
             batch = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2))
             latents.append(vae.encode(batch).latent_dist.mean.bfloat16())
             captions += [caption for _, caption in drawn]
-    stacked = torch.cat(latents)
-    scaling_factor = LATENT_STD / float(stacked[: steps.scenes].float().std())
-    torch.save(
-        {
-            "latents": stacked,
-            "captions": captions,
-            "scaling_factor": scaling_factor,
-            "plain": steps.scenes,
-        },
-        path,
-    )
+    return torch.cat(latents[1:] or latents), captions
 
 
 def _plain(rng: np.random.Generator) -> tuple[Image.Image, str]:
@@ -173,9 +215,29 @@ def _styled(rng: np.random.Generator) -> tuple[Image.Image, str]:
     return picture, f"{words}, {caption_of(scene, rng)}"
 
 
-def train_unet(path: Path, latents: Path, text: Path, steps: UnetSteps, processes: int) -> None:
-    """Train the UNet, leaving its state at `path`; starts again where it was stopped."""
-    run_workers(_worker, processes, path, latents, text, steps)
+def _varied(rng: np.random.Generator) -> tuple[Image.Image, str]:
+    scene = varied_scene(rng)
+    return scene.picture, scene.caption
+
+
+def _pair(rng: np.random.Generator) -> tuple[Image.Image, str]:
+    scene = varied_scene(rng, pictures=2)
+    return scene.picture, scene.caption
+
+
+def train_unet(
+    path: Path,
+    latents: Path,
+    text: Path,
+    steps: UnetSteps,
+    processes: int,
+    begin_at: Path | None = None,
+) -> None:
+    """Train the UNet, leaving its state at `path`; starts again where it was stopped.
+
+    A new training begins at the averaged weights of `begin_at`, if there is one.
+    """
+    run_workers(_worker, processes, path, latents, text, steps, begin_at)
 
 
 def load_unet(path: Path) -> UNet2DConditionModel:
@@ -186,7 +248,13 @@ def load_unet(path: Path) -> UNet2DConditionModel:
 
 
 def _worker(
-    rank: int, count: int, path: Path, latents_path: Path, text_path: Path, steps: UnetSteps
+    rank: int,
+    count: int,
+    path: Path,
+    latents_path: Path,
+    text_path: Path,
+    steps: UnetSteps,
+    begin_at: Path | None,
 ) -> None:
     torch.manual_seed(steps.seed)
     tokenizer = make_tokenizer()
@@ -194,22 +262,32 @@ def _worker(
     data = torch.load(latents_path, weights_only=True, mmap=True)
     latents, scaling, plain = data["latents"], data["scaling_factor"], data["plain"]
     empty, ids = tokens_of(tokenizer, [""])[0], tokens_of(tokenizer, data["captions"])
+    pairs = data["pairs"]
+    pair_ids = tokens_of(tokenizer, data["pair_captions"]) if len(pairs) else ids[:0]
     alphas_cumprod = make_scheduler().alphas_cumprod
 
-    unet = make_unet().to(memory_format=torch.channels_last)
+    unet = make_unet()
+    if begin_at is not None:
+        unet.load_state_dict(torch.load(begin_at, weights_only=True)["average"])
+    unet = unet.to(memory_format=torch.channels_last)
     # Plain matrix products: the fused CPU attention is slower in the backward pass here.
     unet.set_attn_processor(AttnProcessor())
     trainee = Trainee(unet, path, rank, LR, EMA_DECAY)
     start, report = trainee.resume(), Report("unet", rank)
     for step, leg, leg_step in _plan(steps.legs, start):
         g, size = step_generator(steps.seed, step, rank), leg.batch // count
-        styled = round(size * leg.styled_share)
-        chosen = torch.randint(plain, (size,), generator=g)
-        if styled:
-            chosen[:styled] = torch.randint(plain, len(latents), (styled,), generator=g)
-        clean = latents[chosen].float() * scaling
+        if leg.pair_every and step % leg.pair_every == 0:
+            size //= 2
+            chosen = torch.randint(len(pairs), (size,), generator=g)
+            clean, prompt = pairs[chosen].float() * scaling, pair_ids[chosen]
+        else:
+            others = round(size * leg.other_share)
+            chosen = torch.randint(plain, (size,), generator=g)
+            if others:
+                chosen[:others] = torch.randint(plain, len(latents), (others,), generator=g)
+            clean, prompt = latents[chosen].float() * scaling, ids[chosen]
         drop = torch.rand(size, generator=g) < CAPTION_DROP
-        prompt = torch.where(drop[:, None], empty, ids[chosen])
+        prompt = torch.where(drop[:, None], empty, prompt)
         # Stratified timesteps: each batch covers the whole schedule evenly.
         places = torch.randperm(size, generator=g)
         t = ((places + torch.rand(size, generator=g)) * (1000 / size)).long()

@@ -17,11 +17,16 @@ PLAIN_WORDS = (
     "a", "an", "the", "of", "in", "on", "with", "and", "background", "style", "picture",
     "creature", "striped", "antennae", "feet",
 )  # fmt: skip
+# Words of the second schooling; they come last, so that the others keep their token numbers.
+TRAIT_WORDS = (
+    "line", "pale", "plain", "thick", "thin", "stripes", "ears", "round", "tall", "box", "pear",
+    "orange", "purple", "grey",
+)  # fmt: skip
 
 
 def demo_words() -> list[str]:
     """Every word that has a token of its own."""
-    return [*PALETTE, *SHAPES, *RADIUS, *PLAIN_WORDS, *SPARE_WORDS]
+    return [*PALETTE, *SHAPES, *RADIUS, *PLAIN_WORDS, *SPARE_WORDS, *TRAIT_WORDS]
 
 
 def make_tokenizer() -> CLIPTokenizer:

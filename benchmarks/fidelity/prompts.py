@@ -1,6 +1,6 @@
 """What the scorer asks for. No prompt here is a caption or a class prompt of a demo preset.
 
-Every prompt names a size or another trait, which those never do.
+Every prompt names a size or another trait.
 """
 
 from __future__ import annotations
