@@ -72,6 +72,8 @@ def _of_real_runs(browser: Browser, options: argparse.Namespace) -> None:
                 for tab in options.tabs:
                     page.get_by_role("tab", name=tab.capitalize(), exact=True).click()
                     page.wait_for_timeout(2_500)
+                    if tab == "compose":
+                        _draw_both(page)
                     page.mouse.move(0, 0)
                     name = f"studio-{tab}" + ("" if theme == "light" else f"-{theme}")
                     page.screenshot(path=options.out / f"{name}.png", full_page=True)
@@ -156,6 +158,17 @@ def _compose(page: Page) -> Iterator[str]:
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator(".st-compose .st-bad").first.wait_for()
     yield "error"
+
+
+def _draw_both(page: Page) -> None:
+    """The demo's character in the demo's style, on the page."""
+    page.get_by_label("Draw as I change weights").uncheck()
+    for name in ("demo-character", "demo-style"):
+        page.locator(".st-adapter", has_text=name).click()
+    page.get_by_label("Prompt", exact=True).fill("zwx style, a sks creature on a yellow background")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator(".st-frame img").wait_for(timeout=120_000)
+    page.wait_for_timeout(500)
 
 
 def _train(page: Page) -> Iterator[str]:

@@ -164,11 +164,12 @@ def test_a_convolution_s_update_stops_at_the_mask(parts, tmp_path):
 
 
 def test_a_region_has_its_own_prompt(base, four):
-    blue = replace(PICTURE, prompt="a blue star")
+    there = "a blue star on a white background"
+    blue = replace(PICTURE, prompt=there)
     with compose(base, [(four[0], 0)]) as composition:
-        composition.set_region("lora", Region("all", torch.ones(8, 8), "a blue star"))
+        composition.set_region("lora", Region("all", torch.ones(8, 8), there))
         drawn = array(composition.draw([PICTURE])[0])
-        composition.set_region("lora", Region("left", LEFT, "a blue star"))
+        composition.set_region("lora", Region("left", LEFT, there))
         half = array(composition.draw([PICTURE])[0])
     wanted, plain = (array(draw(base, [picture])[0]) for picture in (blue, PICTURE))
     assert np.abs(drawn - wanted).max() <= 1
