@@ -170,6 +170,8 @@ def _fold_with_the_demo_style(page: Page) -> None:
     page.get_by_role("button", name="Get the demo adapters").click()
     page.locator(".st-adapter", has_text="Demo style").click()
     expect(page.locator(".st-mix")).to_have_count(2)
+    # the style's words lead, as in its captions
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^zwx style, .*sks"))
     page.get_by_role("button", name="Fold into one file").click()
     page.get_by_role("button", name="Fold", exact=True).click()
     expect(page.locator(".st-report")).to_contain_text("Largest error", timeout=120_000)

@@ -90,10 +90,15 @@
       changed();
     }
     const isOffered = (text) => state.cards.some((card) => card.prompts.includes(text.trim()));
+    // A style's words lead, as in its captions ("zwx style, ..."); a bare trigger word goes to the end.
     function mixedPrompt(card) {
       const text = prompt.value.trim();
-      return card.trigger && !text.includes(card.trigger) ? `${text}, ${card.trigger}` : text;
+      if (!card.trigger || text.includes(card.trigger)) return text;
+      const own = card.prompts[0], lead = own.split(",")[0].trim();
+      if (lead.startsWith(card.trigger) && isShort(lead)) return `${lead}, ${text}`;
+      return isShort(text) ? `${text}, ${own}` : `${text}, ${card.trigger}`;
     }
+    const isShort = (text) => text.split(/\s+/).length <= 3;
     function drop(family) {
       state.chosen = state.chosen.filter((one) => familyOf(one.id) !== family);
       changed();
