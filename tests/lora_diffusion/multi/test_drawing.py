@@ -53,7 +53,7 @@ def per_sample(base, paths) -> PerSample:
 
 
 MIXES = [
-    [("wide", Weights(0.8))],
+    [("wide", Weights(1.2))],
     [("dora", Weights.parse("0.7,text=2")), ("loha", Weights(1.0))],
     [],
     [("wide", Weights(-0.4)), ("dora", Weights(0.5))],

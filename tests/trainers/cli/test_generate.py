@@ -104,15 +104,16 @@ def test_a_mask_keeps_an_adapter_to_its_side(tmp_path, capsys, adapter):
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
     mask.save(tmp_path / "left.png")
+    prompt = "a red circle on a white background"
 
     def picture(*options: str) -> np.ndarray:
-        argv = ["generate", "--prompt", "a red circle", *QUICK, "--out", str(tmp_path / "out")]
+        argv = ["generate", "--prompt", prompt, *QUICK, "--out", str(tmp_path / "out")]
         assert main([*argv, *options]) == 0
         return pixels(capsys.readouterr().out.strip())
 
     plain, whole = picture(), picture("--adapter", str(adapter))
     masked = picture("--adapter", str(adapter), "--adapter-mask", f"mine={tmp_path / 'left.png'}",
-        "--region-prompt", "mine=a red circle")  # fmt: skip
+        "--region-prompt", f"mine={prompt}")  # fmt: skip
     windowed = picture("--adapter", str(adapter), "--adapter-mask",
         f"mine={tmp_path / 'left.png'}", "--windows")  # fmt: skip
     assert np.abs(windowed - masked)[:, :32].mean() > 1
